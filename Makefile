@@ -1,0 +1,105 @@
+# Everything here works from a fresh clone on Debian 12 and 13: what a target needs is set up first.
+
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+# BCC comes with the distribution's Python, so the virtual environment is made from that one.
+SYSTEM_PYTHON := /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCKED := $(VENV)/.locked
+INSTALLED := $(VENV)/.installed
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
+
+APT_PACKAGES := clang-format curl iproute2 libc6-dev linux-libc-dev nghttp2-client procps \
+	python3-bpfcc python3-venv tcpdump util-linux
+
+# More arguments for pytest: make test TESTS="tests/unit -k policy"
+TESTS :=
+TEST_FOLDERS := $(or $(filter tests/%,$(TESTS)),$(wildcard tests/unit tests/prog tests/netns))
+
+help: ## show this list
+	@echo "Sluice: layers 3 and 4 in the kernel, an Envoy per tenant for HTTP and TLS"
+	@echo
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: set-up ## build two tenants in network namespaces, send traffic, show each outcome (root)
+	@$(SUDO) $(BIN)/sluice demo $(DEMO)
+
+test: set-up ## run all tests (root); TESTS= adds arguments for pytest
+	@$(if $(SUDO),echo "running the tests as root (sudo)")
+	@$(SUDO) env CI="$(CI)" PYTHONDONTWRITEBYTECODE=1 PATH="$(CURDIR)/$(BIN):$$PATH" \
+		$(BIN)/python -m pytest $(TEST_FOLDERS) $(filter-out tests/%,$(TESTS))
+
+lint: set-up ## check style, types, layers and formatting
+	@echo "ruff";          $(BIN)/ruff check --quiet --output-format concise . \
+		&& $(BIN)/ruff format --check --quiet .
+	@echo "mypy --strict"; $(BIN)/mypy --no-error-summary
+	@echo "import-linter"; $(BIN)/lint-imports --no-logo > build/imports.log \
+		|| { cat build/imports.log; exit 1; }
+	@echo "clang-format";  find bpf -name '*.[ch]' -exec clang-format --dry-run -Werror {} +
+	@echo "documents";     ! grep -nP '\t| +$$' README.md CHANGELOG.md CONTRIBUTING.md \
+		$$(find docs -name '*.md')
+
+format: set-up ## put Python and C into the project's format
+	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
+	@find bpf -name '*.[ch]' -exec clang-format -i {} +
+
+lock: set-up ## resolve requirements.lock anew from pyproject.toml
+	@echo "resolving requirements.lock"
+	@$(SYSTEM_PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv
+	@build/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+		--extra dev --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
+
+clean: ## remove what was built and the virtual environment
+	@rm -rf $(CLEANED) 2>/dev/null || $(SUDO) rm -rf $(CLEANED)
+
+CLEANED = $(VENV) build dist sluice.egg-info .hypothesis .import_linter_cache .mypy_cache \
+	.pytest_cache .ruff_cache $(shell find . -path ./.git -prune -o -name __pycache__ -print)
+
+# --- set-up: does nothing when nothing changed ---
+
+set-up: apt
+	@$(MAKE) -s $(INSTALLED)
+
+# Asking dpkg takes milliseconds, so no stamp can be out of date.
+apt:
+	@mkdir -p build
+	@if [ -n "$(APT_PACKAGES)" ] && ! command -v apt-get >/dev/null; then \
+		echo "set-up needs Debian 12 or 13 (no apt-get here): install BCC for Python and the" \
+			"tools by hand, then add APT_PACKAGES= to the command" >&2; exit 1; fi
+	@have=" $$(dpkg-query -W -f '$${db:Status-Status}:$${Package} ' $(APT_PACKAGES) 2>/dev/null)"; \
+	missing=; for package in $(APT_PACKAGES); do \
+		case "$$have" in *" installed:$$package "*) ;; *) missing+=" $$package" ;; esac; done; \
+	if [ -n "$$missing" ]; then \
+		echo "installing Debian packages:$$missing"; \
+		$(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 $$missing \
+			>build/apt.log 2>&1 || { tail -5 build/apt.log >&2; exit 1; }; \
+	fi
+
+# The stamp names folder and interpreter: a moved checkout or an upgraded Python starts anew.
+SET_UP_FOR := $(CURDIR) $(notdir $(realpath $(SYSTEM_PYTHON)))
+ifneq ($(file <$(LOCKED)),$(SET_UP_FOR))
+.PHONY: $(LOCKED)
+endif
+
+# --ignore-installed: no package of the distribution may stand in for a locked one. (Hence also the
+# removal of the setuptools that Python 3.11 puts into each environment.)
+$(LOCKED): requirements.lock
+	@echo "making the virtual environment $(VENV) from $(SYSTEM_PYTHON)"
+	@$(SYSTEM_PYTHON) -m venv --clear --system-site-packages $(VENV)
+	@echo "installing the locked Python packages"
+	@$(BIN)/pip uninstall -qqq --yes setuptools
+	@$(BIN)/pip install -qq --disable-pip-version-check --ignore-installed --no-deps \
+		--require-hashes --requirement requirements.lock
+	@echo "$(SET_UP_FOR)" > $@
+
+$(INSTALLED): $(LOCKED) pyproject.toml
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation \
+		--editable .
+	@touch $@
+
+.PHONY: help demo test lint format lock clean set-up apt

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Accounting, the only exit: one counter per packet, one event per drop, per new flow and per
+ * handoff.
+ */
+#ifndef SLUICE_ACCOUNT_H
+#define SLUICE_ACCOUNT_H
+
+#include <linux/pkt_cls.h>
+
+#include "packet.h"
+
+static __always_inline void count(struct packet *packet, int reason, __u32 identity,
+				  __u8 direction)
+{
+	struct counter_key key = { .identity = identity, .reason = reason, .direction = direction };
+	struct counter first = { .packets = 1, .bytes = packet->skb->len };
+	struct counter *counter = counters.lookup(&key);
+
+	if (!counter) {
+		counters.update(&key, &first);
+		return;
+	}
+	counter->packets += 1; /* per CPU */
+	counter->bytes += packet->skb->len;
+}
+
+static __always_inline void report(struct packet *packet, int reason, __u8 direction)
+{
+	struct event *event = events.ringbuf_reserve(sizeof(*event));
+
+	if (!event) {
+		count_stat(STAT_EVENTS_LOST);
+		return;
+	}
+	__builtin_memset(event, 0, sizeof(*event));
+	event->time = packet->now;
+	event->source = packet->source;
+	event->destination = packet->destination;
+	event->source_identity = packet->source_identity;
+	event->destination_identity = packet->destination_identity;
+	event->rule = packet->rule;
+	event->ifindex = packet->skb->ifindex;
+	event->length = packet->skb->len;
+	event->tenant = packet->verdict == VERDICT_HANDOFF ? packet->tenant : 0;
+	event->source_port = packet->source_port;
+	event->destination_port = packet->destination_port;
+	event->type = reason			       ? EVENT_DROP :
+		      packet->verdict == VERDICT_HANDOFF ? EVENT_HANDOFF :
+							   EVENT_POLICY;
+	event->verdict = packet->verdict;
+	event->reason = reason;
+	event->direction = direction;
+	event->protocol = packet->protocol;
+	event->tcp_flags = packet->tcp_flags;
+	events.ringbuf_submit(event, 0);
+}
+
+/* `action` is the answer for a packet that lives. */
+static __always_inline int account(struct packet *packet, int reason, int action)
+{
+	__u8 direction = packet->hook == TO_WORKLOAD || packet->count_ingress ? DIRECTION_INGRESS :
+										DIRECTION_EGRESS;
+	__u32 identity = 0;
+
+	if (packet->count_ingress && packet->to_local)
+		identity = packet->to_local->identity;
+	else if (packet->workload)
+		identity = packet->workload->identity;
+	count(packet, reason, identity, direction);
+	if (reason || packet->is_new)
+		report(packet, reason, direction);
+	return reason ? TC_ACT_SHOT : action;
+}
+
+#endif

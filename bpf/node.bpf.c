@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Sluice's programs on the node. Each hook parses the packet, passes it through the stages in
+ * the order below, and leaves through account().
+ *
+ *   parse      parse.h      Ethernet to transport into one struct packet
+ *   endpoint   endpoint.h   who sits behind the interface, and is the source its own
+ *   conntrack  conntrack.h  the flow that the packet belongs to     (ICMP errors: related.h)
+ *   policy     policy.h     identities, verdict                     (new or outdated flows)
+ *   handoff    handoff.h    to the tenant's proxy, if policy says so
+ *   deliver    deliver.h    to a local namespace or the node's stack
+ *   account    account.h    counters and events
+ */
+#include "packet.h"
+
+#include "parse.h"
+
+#include "account.h"
+#include "conntrack.h"
+#include "deliver.h"
+#include "endpoint.h"
+#include "handoff.h"
+#include "policy.h"
+#include "related.h"
+#include "tproxy.h"
+
+/* Takes over what an earlier packet of the flow decided, or asks policy again. */
+static __always_inline int recall(struct packet *packet)
+{
+	struct flow *flow = packet->flow;
+	int reason = DROP_NONE;
+
+	packet->proxy = flow->proxy; /* it ends as it began: with its proxy, or without */
+	packet->verdict = flow->verdict;
+	packet->rule = flow->rule;
+	if (!is_current(flow) || flow->verdict == VERDICT_DENY) {
+		reason = judge(packet);
+		flow->rule = packet->rule;
+		flow->verdict = packet->verdict;
+		flow->revision = current_revision();
+	}
+	packet->tenant = flow->tenant;
+	return reason;
+}
+
+/* The packet's flow: judged when it is new or the policy has moved, and kept account of. */
+static __always_inline int pass_flow(struct packet *packet)
+{
+	int reason;
+
+	if (packet->flow) {
+		reason = recall(packet);
+		if (!reason && packet->kind == KIND_FLOW)
+			track(packet, packet->flow);
+		return reason;
+	}
+	reason = judge(packet);
+	if (reason)
+		return reason;
+	if (packet->flow_flags & FLOW_FROM_PROXY)
+		packet->verdict = VERDICT_ALLOW; /* its own handoff led here */
+	else if (packet->verdict == VERDICT_HANDOFF)
+		reason = start_handoff(packet);
+	return reason ? reason : open_flow(packet);
+}
+
+static __always_inline int find_any_flow(struct packet *packet)
+{
+	if (packet->kind == KIND_ICMP_ERROR)
+		return find_quoted(packet);
+	find_flow(packet);
+	return DROP_NONE;
+}
+
+static __always_inline int workload_stages(struct packet *packet)
+{
+	int reason = find_workload(packet);
+
+	if (!reason)
+		reason = parse(packet);
+	if (reason)
+		return reason;
+	if (packet->kind == KIND_ARP || packet->kind == KIND_NEIGHBOUR)
+		return check_neighbour(packet);
+	reason = check_source(packet);
+	if (reason)
+		return reason;
+	find_destination(packet);
+	reason = find_any_flow(packet);
+	if (!reason)
+		reason = pass_flow(packet);
+	return reason ? reason : approach_proxy(packet);
+}
+
+/* Only the node itself sends from the node's addresses: what it forwards has come in somewhere. */
+static __always_inline int check_foreign_source(struct packet *packet)
+{
+	struct identity_value *identity;
+
+	if (!packet->skb->ingress_ifindex)
+		return DROP_NONE;
+	identity = find_identity(&packet->source);
+	return identity && (identity->flags & IDENTITY_IS_NODE) ? DROP_SOURCE : DROP_NONE;
+}
+
+static __always_inline int foreign_stages(struct packet *packet)
+{
+	int reason = find_workload(packet);
+
+	if (!reason)
+		reason = parse(packet);
+	if (reason || packet->kind == KIND_ARP || packet->kind == KIND_NEIGHBOUR)
+		return reason;
+	reason = check_foreign_source(packet);
+	if (reason)
+		return reason;
+	find_destination(packet);
+	reason = find_any_flow(packet);
+	if (!reason)
+		reason = pass_flow(packet);
+	return reason ? reason : approach_proxy(packet);
+}
+
+static __always_inline int proxy_stages(struct packet *packet)
+{
+	struct proxy_key key = { .ifindex = packet->skb->ifindex };
+	int reason;
+
+	if (!proxies.lookup(&key))
+		return DROP_NO_WORKLOAD;
+	reason = parse(packet);
+	if (reason)
+		return reason;
+	if (packet->kind != KIND_FLOW || packet->protocol != IPPROTO_TCP)
+		return DROP_PROXY_PROTOCOL;
+	find_destination(packet);
+	reason = find_proxy_flow(packet);
+	if (!reason && !packet->flow) {
+		packet->proxy = key.ifindex; /* of the upstream leg that opens */
+		reason = check_client(packet);
+	}
+	return reason ? reason : pass_flow(packet);
+}
+
+static __always_inline void begin(struct packet *packet, struct __sk_buff *skb, __u8 hook)
+{
+	packet->skb = skb;
+	packet->now = bpf_ktime_get_ns();
+	packet->hook = hook;
+}
+
+/* TC ingress on the node side of a workload's veth: what the workload sends. */
+int from_workload(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+	int reason;
+
+	begin(&packet, skb, FROM_WORKLOAD);
+	reason = workload_stages(&packet);
+	return account(&packet, reason, reason ? 0 : deliver(&packet));
+}
+
+/* TC egress on the same interface: what comes to the workload from the node, a bridge, a wire. */
+int to_workload(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+	int reason;
+
+	begin(&packet, skb, TO_WORKLOAD);
+	reason = foreign_stages(&packet);
+	return account(&packet, reason, reason ? 0 : deliver(&packet));
+}
+
+/* TC ingress on the node side of a proxy's veth: its replies and its upstream legs. */
+int from_proxy(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+	int reason;
+
+	begin(&packet, skb, FROM_PROXY);
+	reason = proxy_stages(&packet);
+	return account(&packet, reason, reason ? 0 : deliver(&packet));
+}
+
+/* TC ingress inside a proxy's namespace: gives what arrives to the proxy's sockets. */
+int to_proxy(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+	int reason;
+
+	begin(&packet, skb, TO_PROXY);
+	reason = parse(&packet);
+	if (!reason)
+		reason = assign_socket(&packet);
+	if (reason)
+		count(&packet, reason, 0, DIRECTION_INGRESS);
+	/* Where nobody listens, the stack's reset tells the client at once. */
+	return reason && reason != DROP_NO_LISTENER ? TC_ACT_SHOT : TC_ACT_OK;
+}

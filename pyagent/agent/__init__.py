@@ -1,0 +1,1 @@
+"""The agent: one loop that makes the kernel and the proxies what the source says."""

@@ -1,0 +1,161 @@
+"""One subject's rows in one direction: groups of blocks by peer, settled for longest prefix.
+
+In the kernel the longest prefix hides the shorter ones of the same subject, peer and direction;
+between the peer's group and that of ANY_PEER the higher precedence wins. So within a group every
+row must already say what is best of all that cover it. Used by `compile`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pyagent.compiler.labels import LabelSet
+from pyagent.compiler.ports import EVERYTHING, Block, blocks_of, single
+from pyagent.compiler.rows import ANY_PEER, PolicyValue, Verdict
+from pyagent.model import Direction, NamedPort, PolicyPort, Protocol
+
+PRECEDENCE_ALLOW = 100
+PRECEDENCE_HANDOFF = 200
+PRECEDENCE_NODE = 300  # above handoff: a probe must see the workload itself
+
+Group = dict[Block, PolicyValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """One rule of a policy with its peers found: numbers of identities, or None for everybody."""
+
+    rule: int
+    peers: frozenset[int] | None
+    ports: tuple[PolicyPort, ...]
+
+    @property
+    def names_ports(self) -> bool:
+        """Say whether a port is given by name, so that it depends on the destination."""
+        return any(isinstance(entry.port, str) for entry in self.ports)
+
+
+def best(one: PolicyValue, other: PolicyValue) -> PolicyValue:
+    """Return the value of higher precedence; of equals, that of the lower rule number."""
+    return max(one, other, key=lambda value: (value.precedence, -value.rule))
+
+
+def gather(
+    direction: Direction,
+    allows: Iterable[Allow],
+    subject: Sequence[NamedPort],
+    peers: Mapping[int, LabelSet],
+) -> dict[int, Group]:
+    """Return the groups that the rules make, by peer, not yet settled.
+
+    A named port is the destination's: of the subject (its named ports) on ingress, of each peer
+    on egress. `peers` has the workloads among the peers, since only they have named ports.
+    """
+    groups: dict[int, Group] = {}
+    for allow in allows:
+        value = PolicyValue(Verdict.ALLOW, PRECEDENCE_ALLOW, allow.rule)
+        if direction is Direction.EGRESS and allow.names_ports:
+            # Everybody has the plain ports of the rule, each workload also its own named ones.
+            plain = tuple(entry for entry in allow.ports if not isinstance(entry.port, str))
+            if plain:
+                _add(groups, allow.peers, blocks_of(plain, ()), value)
+            named = tuple(entry for entry in allow.ports if isinstance(entry.port, str))
+            for peer in peers.keys() if allow.peers is None else allow.peers & peers.keys():
+                _add(groups, (peer,), blocks_of(named, peers[peer].ports), value)
+        else:
+            _add(groups, allow.peers, blocks_of(allow.ports, subject), value)
+    return groups
+
+
+def _add(
+    groups: dict[int, Group], peers: Iterable[int] | None, blocks: list[Block], value: PolicyValue
+) -> None:
+    if not blocks:
+        return
+    for peer in (ANY_PEER,) if peers is None else peers:
+        group = groups.setdefault(peer, {})
+        for block in blocks:
+            held = group.get(block)
+            group[block] = value if held is None else best(held, value)
+
+
+def settle(group: Group) -> Group:
+    """Return the group with every row at the best of what covers it, and no row in vain.
+
+    A row that says what the narrowest row around it says is left out.
+    """
+    if len(group) == 1:
+        return group
+    settled: Group = {}
+    for block in sorted(group, key=lambda block: block.length):
+        around = look_up(settled, block)
+        value = group[block] if around is None else best(around, group[block])
+        if value != around:
+            settled[block] = value
+    return settled
+
+
+def look_up(group: Group, block: Block) -> PolicyValue | None:
+    """Return the value of the narrowest row that holds the whole block, as the kernel finds it."""
+    value = group.get(block)
+    if value is not None:
+        return value
+    for cover in block.covers():
+        value = group.get(cover)
+        if value is not None:
+            return value
+    return None
+
+
+def settle_all(groups: Mapping[int, Group]) -> dict[int, Group]:
+    """Settle every group. Peers whose rows are alike, as most are, share one group after it."""
+    settled: dict[frozenset[tuple[Block, PolicyValue]], Group] = {}
+    shared: dict[int, Group] = {}
+    for peer, group in groups.items():
+        content = frozenset(group.items())
+        if content not in settled:
+            settled[content] = settle(group)
+        shared[peer] = settled[content]
+    return shared
+
+
+def hand_off_ingress(groups: Mapping[int, Group], ports: Mapping[int, int]) -> None:
+    """Turn what settled groups allow on the tenant's ports (port -> rule) into HANDOFF.
+
+    A group that several peers share may come up again: what is HANDOFF already stays.
+    """
+    for group in groups.values():
+        group.update(_handoffs(group, ports))
+
+
+def hand_off_egress(
+    groups: dict[int, Group], ports: Mapping[int, int], outside: Iterable[int]
+) -> None:
+    """Do the same towards peers outside only; workloads have their own tenant's proxy.
+
+    What is allowed to everybody is allowed to peers outside, whose own rows then say HANDOFF.
+    """
+    for_everybody = _handoffs(groups.get(ANY_PEER, {}), ports)
+    for peer in outside:
+        group = groups.get(peer, {})
+        rows = for_everybody | _handoffs(group, ports)
+        if rows:
+            groups[peer] = group | rows
+
+
+def trust_node(groups: dict[int, Group], node: Iterable[int], rule: int) -> None:
+    """Let everything from the node in, whatever policies say."""
+    for peer in node:
+        groups[peer] = {EVERYTHING: PolicyValue(Verdict.ALLOW, PRECEDENCE_NODE, rule)}
+
+
+def _handoffs(group: Group, ports: Mapping[int, int]) -> Group:
+    """Return the HANDOFF rows for those ports that a settled group allows."""
+    rows: Group = {}
+    for port, rule in ports.items():
+        block = single(Protocol.TCP, port)
+        value = look_up(group, block)
+        if value is not None and value.verdict is Verdict.ALLOW:
+            rows[block] = PolicyValue(Verdict.HANDOFF, PRECEDENCE_HANDOFF, rule)
+    return rows

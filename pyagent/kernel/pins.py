@@ -1,0 +1,60 @@
+"""The bpffs under the state directory and the folder of pins in it, named after the ABI.
+
+Called by the loader, and by every command that reads maps while no agent runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+from pyagent.errors import KernelError
+from pyagent.kernel import abi
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_MNT_DETACH = 2
+
+
+def mount_point(state_dir: Path) -> Path:
+    """Where the agent's own bpffs is mounted."""
+    return state_dir / "bpf"
+
+
+def pin_directory(state_dir: Path) -> Path:
+    """The folder of this version's pins."""
+    return mount_point(state_dir) / f"abi{abi.load().version}"
+
+
+def _is_bpffs(path: Path) -> bool:
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, source = line.partition(" - ")
+        if fields.split()[4] == str(path.resolve()) and source.split()[0] == "bpf":
+            return True
+    return False
+
+
+def mount(state_dir: Path) -> Path:
+    """Mounts the bpffs unless it is there, and returns the folder of pins, made if need be."""
+    point = mount_point(state_dir)
+    try:
+        point.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise KernelError(f"{point}: cannot be made: {error.strerror}") from None
+    if not _is_bpffs(point) and _libc.mount(b"bpf", os.fsencode(point), b"bpf", 0, b"mode=0700"):
+        reason = os.strerror(ctypes.get_errno())
+        raise KernelError(f"{point}: no bpffs can be mounted here: {reason}")
+    folder = pin_directory(state_dir)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def unmount(state_dir: Path) -> bool:
+    """Takes the bpffs away, and with it every pin; False when it was not mounted."""
+    point = mount_point(state_dir)
+    if not point.is_dir() or not _is_bpffs(point):
+        return False
+    if _libc.umount2(os.fsencode(point), _MNT_DETACH):
+        reason = os.strerror(ctypes.get_errno())
+        raise KernelError(f"{point}: cannot be unmounted: {reason}")
+    return True
