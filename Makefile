@@ -30,7 +30,7 @@ demo: set-up ## build two tenants in network namespaces, send traffic, show each
 test: set-up ## run all tests (root); TESTS= adds arguments for pytest
 	@$(if $(SUDO),echo "running the tests as root (sudo)")
 	@$(SUDO) env CI="$(CI)" PYTHONDONTWRITEBYTECODE=1 PATH="$(CURDIR)/$(BIN):$$PATH" \
-		$(BIN)/python -m pytest $(TEST_FOLDERS) $(filter-out tests/%,$(TESTS))
+		$(BIN)/python -m pytest $(if $(SUDO),-p no:cacheprovider) $(TEST_FOLDERS) $(filter-out tests/%,$(TESTS))
 
 lint: set-up ## check style, types, layers and formatting
 	@echo "ruff";          $(BIN)/ruff check --quiet --output-format concise . \

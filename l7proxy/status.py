@@ -37,7 +37,7 @@ _FILTER = "^(" + "|".join(name.replace(".", "[.]") for name in _NAMES) + ")$"
 STATS = "/stats?format=json&filter=" + quote(_FILTER, safe="")
 
 _LISTENER_COUNT = 2
-_REFUSAL = "Filesystem config update "  # how Envoy's log begins the line that says why
+_REFUSAL = "Filesystem config update "  # Envoy's log; "rejected: " or "failure: " and why follow
 _QUOTED_FILE = "): {"  # after the reason, Envoy quotes the file that it could not parse
 _LONGEST = 400
 _PREFIX = re.compile(r"^(\[[^]]*\])+ ")  # time, level and logger
@@ -120,7 +120,7 @@ def refusal(directory: str) -> str:
     for line in reversed(text.splitlines()):
         _, found, reason = line.partition(_REFUSAL)
         if found:
-            return shorten(reason.partition(_QUOTED_FILE)[0])
+            return shorten(reason.partition(": ")[2].partition(_QUOTED_FILE)[0])
     return "Envoy has not accepted the configuration yet"
 
 

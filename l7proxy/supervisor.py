@@ -62,6 +62,7 @@ class Supervisor:
         self._kept: dict[str, _Kept] = {}
         self._news = threading.Condition()
         self._closed = False
+        self._changing = asyncio.Lock()  # one tenant at a time comes or goes
         self._loop = asyncio.new_event_loop()
         self._watcher = threading.Thread(
             target=self._loop.run_forever, name="proxy-supervisor", daemon=True
@@ -81,7 +82,7 @@ class Supervisor:
 
     def remove(self, tenant: str, drain: float = DRAIN) -> None:
         """Stop a tenant's proxy; returns when its process is gone. No callback comes any more."""
-        kept = self._run(self._detach(tenant))
+        kept = self._run(self._give_up(tenant))
         if kept is not None:
             kept.proxy.stop(drain)
 
@@ -115,7 +116,7 @@ class Supervisor:
             for proxy in proxies:
                 proxy.forget()
         elif proxies:
-            with concurrent.futures.ThreadPoolExecutor(len(proxies)) as pool:
+            with concurrent.futures.ThreadPoolExecutor(min(32, len(proxies))) as pool:
                 concurrent.futures.wait([pool.submit(proxy.stop) for proxy in proxies])
 
     def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
@@ -141,6 +142,10 @@ class Supervisor:
                     _log.exception("a change of readiness could not be handled")
 
     async def _ensure(self, spec: ProxySpec) -> None:
+        async with self._changing:
+            await self._bring_about(spec)
+
+    async def _bring_about(self, spec: ProxySpec) -> None:
         old = self._kept.get(spec.tenant)
         if old is not None and old.proxy.spec == spec:
             return
@@ -157,6 +162,10 @@ class Supervisor:
             self._changes.put((kept, False))
         kept.task = self._loop.create_task(self._keep(kept, old.proxy if old else None))
 
+    async def _give_up(self, tenant: str) -> _Kept | None:
+        async with self._changing:
+            return await self._detach(tenant)
+
     async def _detach(self, tenant: str) -> _Kept | None:
         """Take a proxy out of supervision, its process untouched."""
         kept = self._kept.pop(tenant, None)
@@ -168,7 +177,7 @@ class Supervisor:
         return kept
 
     async def _detach_all(self) -> tuple[_Kept, ...]:
-        detached = [await self._detach(tenant) for tenant in tuple(self._kept)]
+        detached = [await self._give_up(tenant) for tenant in tuple(self._kept)]
         return tuple(kept for kept in detached if kept is not None)
 
     async def _keep(self, kept: _Kept, predecessor: Proxy | None) -> None:
@@ -176,7 +185,7 @@ class Supervisor:
         failures = 0
         proxy = kept.proxy
         if predecessor is not None:
-            await asyncio.to_thread(predecessor.stop)
+            await self._end(predecessor)
         running = await self._take_over(proxy)
         while True:
             kept.serving = 0.0
@@ -192,14 +201,20 @@ class Supervisor:
         """Adopt what runs already, unless only another process can be what is wanted now."""
         if not proxy.adopt():
             return False
+        if proxy.outdated():
+            await self._end(proxy)
+            return False
         try:
-            if not proxy.outdated():
-                proxy.apply()
-                return True
+            proxy.apply()
+        except ProxyFailure as failure:
+            _log.warning("%s", failure)
+        return True
+
+    async def _end(self, proxy: Proxy) -> None:
+        try:
             await asyncio.to_thread(proxy.stop)
         except ProxyFailure as failure:
             _log.warning("%s", failure)
-        return proxy.process is not None
 
     async def _live(self, kept: _Kept, running: bool) -> str:
         """One life of a process, from its start unless it runs already; what ended it."""

@@ -6,7 +6,6 @@ or may not be read becomes one line that says what to do.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,10 @@ from pyagent.manifests import load_agent_config
 from pyagent.state import NodeState, read_state
 
 _RESERVED = {ANY_PEER: "any", IDENTITY_NODE: "node", IDENTITY_WORLD: "world"}
+
+
+class NothingPinned(KernelError):
+    """There are no maps, of this version or another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +64,15 @@ def read_config(path: Path) -> AgentConfig:
 
 
 def state_if_readable(state_dir: Path) -> NodeState | None:
-    """The state on disk, if any. An unreadable one is told on stderr: the maps are still there."""
+    """The state on disk, if any. An unreadable one is told on stderr: the maps are still there.
+
+    Open the maps before: where they may not be read, their error is the one to tell.
+    """
     try:
         return read_state(state_dir)
     except SluiceError as error:
-        if os.geteuid() == 0:
-            click.echo(f"sluice: {error}: numbers are shown without their names", err=True)
-            return None
-        raise
+        click.echo(f"sluice: {error}: numbers are shown without their names", err=True)
+        return None
 
 
 def state_in_force(state_dir: Path) -> NodeState:
@@ -80,26 +84,28 @@ def state_in_force(state_dir: Path) -> NodeState:
 
 
 def pinned(state_dir: Path) -> Path:
-    """The folder of this version's pins. Raises KernelError when there is none."""
+    """The folder of this version's pins. Raises NothingPinned or another KernelError."""
     pins = pin_directory(state_dir)
     try:
         pins.stat()
     except PermissionError:
         raise KernelError(f"{pins}: permission denied: run as root") from None
     except (FileNotFoundError, NotADirectoryError):
-        raise KernelError(_why_not_pinned(state_dir)) from None
+        raise _not_pinned(state_dir) from None
     return pins
 
 
-def _why_not_pinned(state_dir: Path) -> str:
+def _not_pinned(state_dir: Path) -> KernelError:
     point = mount_point(state_dir)
     others = ", ".join(sorted(path.name for path in point.glob("abi*")))
     if others:
-        return (
+        return KernelError(
             f"{point}: the maps are another version's ({others}, this is "
             f"abi{abi.load().version}): use the sluice that made them, or start its agent anew"
         )
-    return f"{point}: no maps are pinned: no agent has run with this stateDir since the last boot"
+    return NothingPinned(
+        f"{point}: no maps are pinned: no agent has run with this stateDir since the last boot"
+    )
 
 
 def open_tables(state_dir: Path) -> Tables:

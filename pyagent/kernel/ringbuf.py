@@ -113,7 +113,7 @@ class RingBuffer:
         return spans, position
 
     def _fence(self) -> None:
-        """A full memory barrier: releasing a lock orders what came before, taking it what follows."""
+        """A full memory barrier: a lock released orders what went before, taken what comes after."""
         self._fence_lock.release()
         self._fence_lock.acquire()
 

@@ -11,25 +11,19 @@ from pathlib import Path
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
 
 
-def run(folder: Path, test: str, *prefix: str, ci: str = "") -> subprocess.CompletedProcess[str]:
+def run(
+    root: Path, test: str, *prefix: str, folder: str = "unit", ci: str = ""
+) -> subprocess.CompletedProcess[str]:
     """Run pytest on one test file beside a copy of the policy."""
-    (folder / "prog").mkdir()
-    shutil.copy(CONFTEST, folder / "conftest.py")
-    (folder / "prog" / "test_it.py").write_text(test)
-    (folder / "pytest.ini").write_text("[pytest]\n")
-    command = [
-        *prefix,
-        sys.executable,
-        "-m",
-        "pytest",
-        "-rs",
-        "-p",
-        "no:cacheprovider",
-        str(folder),
-    ]
+    (root / folder).mkdir()
+    shutil.copy(CONFTEST, root / "conftest.py")
+    (root / folder / "test_it.py").write_text(test)
+    (root / "pytest.ini").write_text("[pytest]\n")
+    options = ["-rs", "-p", "no:cacheprovider", folder]
+    command = [*prefix, sys.executable, "-m", "pytest", *options]
     environment = {**os.environ, "CI": ci, "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+        command, cwd=root, env=environment, capture_output=True, text=True, timeout=60
     )
 
 
@@ -37,7 +31,7 @@ def test_skip_in_ci_fails_the_run(tmp_path: Path) -> None:
     test = "import pytest\ndef test_a(): pytest.skip('no envoy')\n"
     done = run(tmp_path, test, ci="true")
     assert done.returncode == 1, done.stdout
-    assert "SKIP NOT ALLOWED prog/test_it.py::test_a: " in done.stdout
+    assert "SKIP NOT ALLOWED unit/test_it.py::test_a: " in done.stdout
     assert "1 skipped" in done.stdout.splitlines()[-1]
 
 
@@ -45,19 +39,18 @@ def test_skip_of_a_whole_file_fails_the_run(tmp_path: Path) -> None:
     test = "import pytest\npytest.importorskip('no_such_module')\n"
     done = run(tmp_path, test, ci="true")
     assert done.returncode == 1, done.stdout
-    assert "SKIP NOT ALLOWED prog/test_it.py: " in done.stdout
+    assert "SKIP NOT ALLOWED unit/test_it.py: " in done.stdout
 
 
 def test_expected_failure_fails_the_run(tmp_path: Path) -> None:
     test = "import pytest\n@pytest.mark.xfail(reason='slow')\ndef test_a(): assert False\n"
     done = run(tmp_path, test, ci="true")
     assert done.returncode == 1, done.stdout
-    assert "SKIP NOT ALLOWED prog/test_it.py::test_a: slow" in done.stdout
+    assert "SKIP NOT ALLOWED unit/test_it.py::test_a: slow" in done.stdout
 
 
 def test_run_without_skips_passes(tmp_path: Path) -> None:
     done = run(tmp_path, "def test_a(): pass\n")
-    # Without root the test itself is left out, which is said and is no failure outside CI.
     assert done.returncode == 0, done.stdout
     assert "SKIP NOT ALLOWED" not in done.stdout
 
@@ -65,7 +58,7 @@ def test_run_without_skips_passes(tmp_path: Path) -> None:
 def test_without_root_the_tests_that_need_it_are_counted_as_skipped(
     tmp_path: Path, without_root: tuple[str, ...]
 ) -> None:
-    done = run(tmp_path, "def test_a(): assert False\n", *without_root)
+    done = run(tmp_path, "def test_a(): assert False\n", *without_root, folder="prog")
     assert done.returncode == 0, done.stdout
     assert "needs root: run make test" in done.stdout
     assert "1 skipped" in done.stdout.splitlines()[-1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import statistics
 import threading
@@ -104,13 +103,13 @@ def test_an_editor_replaces_the_file(consumer: Consumer, folder: Path) -> None:
 
 def test_a_file_written_in_pieces_is_whole_in_the_end(consumer: Consumer, folder: Path) -> None:
     text = namespace("whole")
-    with (folder / "a.yaml").open("w") as file:
+    with (folder / "b.yaml").open("w") as file:
         file.write(text[:20])
         file.flush()
         consumer.wait_for(lambda: consumer.errors > 0)
         assert consumer.names == ["first"]
         file.write(text[20:])
-    consumer.wait_for_names("whole")
+    consumer.wait_for_names("first", "whole")
 
 
 def test_a_change_of_permissions_is_a_change(consumer: Consumer, folder: Path) -> None:
@@ -239,20 +238,19 @@ def test_a_change_between_a_snapshot_and_the_watch_is_noticed(folder: Path) -> N
         timer.cancel()
 
 
-def test_stop_ends_the_iteration_soon_and_without_a_notice(folder: Path) -> None:
-    source = DirectorySource(folder)
-    for missing in (False, True):
-        if missing:
-            folder.rmdir()
-        stop = threading.Event()
-        notices: list[None] = []
-        changes = source.changes(stop)
-        thread = threading.Thread(target=lambda it=changes: notices.extend(it))
-        thread.start()
-        stop.set()
-        thread.join(2)
-        assert not thread.is_alive()
-        assert notices == []
+@pytest.mark.parametrize("missing", [False, True])
+def test_stop_ends_the_iteration_soon_and_without_a_notice(folder: Path, missing: bool) -> None:
+    if missing:
+        folder.rmdir()
+    stop = threading.Event()
+    changes = DirectorySource(folder).changes(stop)
+    notices: list[None] = []
+    thread = threading.Thread(target=lambda: notices.extend(changes))
+    thread.start()
+    stop.set()
+    thread.join(2)
+    assert not thread.is_alive()
+    assert notices == []
 
 
 def test_nothing_is_noticed_when_nothing_changes(consumer: Consumer, folder: Path) -> None:
@@ -263,19 +261,18 @@ def test_nothing_is_noticed_when_nothing_changes(consumer: Consumer, folder: Pat
     assert len(consumer.noticed) <= 2  # truncation and data can be two bursts
 
 
-def test_latency(consumer: Consumer, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_latency(
+    consumer: Consumer, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     latencies = []
     for number in range(50):
-        (folder / "new").write_text(namespace(f"n{number}"))
-        consumer.wait_for(lambda: True)
-        before = len(consumer.noticed)
+        new = tmp_path / "new"  # not in the watched directory
+        new.write_text(namespace(f"n{number}"))
         start = time.perf_counter()
-        os.replace(folder / "new", folder / "a.yaml")
+        new.replace(folder / "a.yaml")
         consumer.wait_for_names(f"n{number}")
-        latencies.append(next(at for at in consumer.noticed[before:] if at > start) - start)
-    median = statistics.median(latencies)
+        latencies.append(consumer.noticed[-1] - start)
+    median, most = statistics.median(latencies) * 1000, max(latencies) * 1000
     with capsys.disabled():
-        print(
-            f"\nnotice after {median * 1000:.1f} ms (median), {max(latencies) * 1000:.1f} ms (most)"
-        )
-    assert median < 0.1  # about 8 ms on a quiet machine
+        print(f"\nnotice after {median:.1f} ms (median), {most:.1f} ms (most)")
+    assert median < 100  # about 8 on a quiet machine
