@@ -12,11 +12,15 @@ LOCKED := $(VENV)/.locked
 INSTALLED := $(VENV)/.installed
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
+# sudo clears the environment. What root runs leaves no file of root's in the checkout.
+AS_ROOT = env CI="$(CI)" PATH="$(CURDIR)/$(BIN):$$PATH" $(if $(SUDO),PYTHONDONTWRITEBYTECODE=1)
+
 APT_PACKAGES := clang-format curl iproute2 libc6-dev linux-libc-dev nghttp2-client procps \
 	python3-bpfcc python3-venv tcpdump util-linux
 
-# More arguments for pytest: make test TESTS="tests/unit -k policy"
+# make test TESTS="tests/unit -k policy", make demo DEMO=--keep
 TESTS :=
+DEMO :=
 TEST_FOLDERS := $(or $(filter tests/%,$(TESTS)),$(wildcard tests/unit tests/prog tests/netns))
 
 help: ## show this list
@@ -24,13 +28,13 @@ help: ## show this list
 	@echo
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: set-up ## build two tenants in network namespaces, send traffic, show each outcome (root)
-	@$(SUDO) $(BIN)/sluice demo $(DEMO)
+demo: set-up ## build two tenants in network namespaces and show what happens to their traffic
+	@$(SUDO) $(AS_ROOT) $(BIN)/sluice demo $(DEMO)
 
-test: set-up ## run all tests (root); TESTS= adds arguments for pytest
+test: set-up ## run all tests; TESTS= adds arguments for pytest
 	@$(if $(SUDO),echo "running the tests as root (sudo)")
-	@$(SUDO) env CI="$(CI)" PYTHONDONTWRITEBYTECODE=1 PATH="$(CURDIR)/$(BIN):$$PATH" \
-		$(BIN)/python -m pytest $(if $(SUDO),-p no:cacheprovider) $(TEST_FOLDERS) $(filter-out tests/%,$(TESTS))
+	@$(SUDO) $(AS_ROOT) $(BIN)/python -m pytest $(if $(SUDO),-p no:cacheprovider) \
+		$(TEST_FOLDERS) $(filter-out tests/%,$(TESTS))
 
 lint: set-up ## check style, types, layers and formatting
 	@echo "ruff";          $(BIN)/ruff check --quiet --output-format concise . \
@@ -53,11 +57,12 @@ lock: set-up ## resolve requirements.lock anew from pyproject.toml
 		--extra dev --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
 
+CLEANED := $(VENV) build dist sluice.egg-info .hypothesis .import_linter_cache .mypy_cache \
+	.pytest_cache .ruff_cache
+
 clean: ## remove what was built and the virtual environment
 	@rm -rf $(CLEANED) 2>/dev/null || $(SUDO) rm -rf $(CLEANED)
-
-CLEANED = $(VENV) build dist sluice.egg-info .hypothesis .import_linter_cache .mypy_cache \
-	.pytest_cache .ruff_cache $(shell find . -path ./.git -prune -o -name __pycache__ -print)
+	@find l7proxy pyagent tests -name __pycache__ -prune -exec rm -rf {} +
 
 # --- set-up: does nothing when nothing changed ---
 

@@ -37,7 +37,7 @@ _IDLE_SECONDS = 10  # a client that sends nothing is let go
 _SHUTDOWN_POLL = 0.1
 
 
-class Metrics:
+class Metrics(Collector):
     """What the agent counts itself. Every method may be called from any thread."""
 
     def __init__(self, version: str) -> None:
@@ -68,7 +68,7 @@ class Metrics:
         """`count` operations ("update", "delete") on a map came out so ("ok", "full", "error")."""
         self._map_ops.labels(map, operation, outcome).inc(count)
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterable[Metric]:
         """The families, without the series that tell when each was made."""
         yield self._build
         for metric in (*self._reconcile.collect(), *self._map_ops.collect()):
@@ -183,7 +183,7 @@ def _proxy_ready(tenants: Table, state: NodeState) -> Metric:
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str | None, port: int) -> None:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         self.address_family = found[0][0]
         super().__init__(found[0][4][:2], _Handler)  # type: ignore[arg-type]
@@ -253,7 +253,7 @@ def serve(address: str, collector: Collector) -> Endpoint:
     """
     host, _, port = address.rpartition(":")
     try:
-        server = _Server(host.removeprefix("[").removesuffix("]"), int(port))
+        server = _Server(host.removeprefix("[").removesuffix("]") or None, int(port))
     except (OSError, OverflowError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not HOST:PORT"
         raise SluiceError(f"metrics cannot be served on {address}: {reason}") from None

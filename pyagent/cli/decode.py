@@ -31,6 +31,13 @@ _REPLACED = {
 }
 
 
+def number_in(record: Record, field: str) -> int:
+    """The value of a field that is a number."""
+    value = record[field]
+    assert isinstance(value, int)
+    return value
+
+
 def _constants(prefix: str) -> dict[int, str]:
     return {
         number: name.removeprefix(prefix).lower()
@@ -78,8 +85,10 @@ def ports_text(prefixlen: int, port: int) -> str:
     return str(port) if last == port else f"{port}-{last}"
 
 
-def prefix_text(prefixlen: int, address: IPv4Address | IPv6Address) -> str:
-    """The prefix of an entry of `identities`, whose length counts from 128 bits."""
+def prefix_text(key: Record) -> str:
+    """The prefix that a key of `identities` stands for; in the key its length is out of 128."""
+    address, prefixlen = key["address"], number_in(key, "prefixlen")
+    assert isinstance(address, (IPv4Address, IPv6Address))
     if isinstance(address, IPv4Address) and prefixlen >= 96:
         return f"{address}/{prefixlen - 96}"
     wide = IPv6Address(abi.pack_address(address))
@@ -118,12 +127,12 @@ class Decoder:
         for record in (key, value):
             for field, entry in record.items():
                 row[field] = _plain(entry)
-                if field in self._namers:
-                    row[f"{field}_name"] = self._namers[field](entry)  # type: ignore[arg-type]
+                if isinstance(entry, int) and field in self._namers:
+                    row[f"{field}_name"] = self._namers[field](entry)
         if self._map == "policy":
             row["ports"] = ports_text(row["prefixlen"], row["port"])
         elif self._map == "identities":
-            row["prefix"] = prefix_text(row["prefixlen"], key["address"])  # type: ignore[arg-type]
+            row["prefix"] = prefix_text(key)
         return row
 
     def cells(self, row: Row) -> Row:
@@ -177,7 +186,7 @@ def parse_key(layout: MapLayout, given: Mapping[str, str]) -> Record:
         record[name] = _parse(layout.name, name, kinds[name], text)
     try:
         layout.key.pack(record)
-        if int(record.get("prefixlen", 0)) > longest:  # type: ignore[arg-type]
+        if "prefixlen" in names and number_in(record, "prefixlen") > longest:
             raise OverflowError
     except (struct.error, OverflowError):
         shown = " ".join(f"{name}={text}" for name, text in given.items())
@@ -195,6 +204,4 @@ def _parse(map_name: str, field: str, kind: str, text: str) -> Value:
         expected = "an IPv4 or IPv6 address" if kind == "address" else "a number"
         if numbers:
             expected += f" or one of {', '.join(numbers)}"
-        raise SluiceError(
-            f"map {map_name}: {field} must be {expected}, not '{text}'"
-        ) from None
+        raise SluiceError(f"map {map_name}: {field} must be {expected}, not '{text}'") from None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from pyagent.cli.decode import Row, prefix_text, sort_key
+from pyagent.cli.decode import Row, number_in, prefix_text, sort_key
 from pyagent.cli.node import names_of, open_table, read_config, state_if_readable
 from pyagent.cli.options import config_option, output_option
 from pyagent.cli.output import Format, emit
@@ -55,10 +55,7 @@ def list_identities(config: Path, output_format: Format) -> None:
 def _prefixes(table: Table) -> dict[str, int]:
     """Prefix to identity, in the order of the addresses."""
     entries = sorted(table.records(), key=lambda entry: sort_key(entry[0]))
-    return {
-        prefix_text(key["prefixlen"], key["address"]): value["identity"]  # type: ignore[arg-type,misc]
-        for key, value in entries
-    }
+    return {prefix_text(key): number_in(value, "identity") for key, value in entries}
 
 
 def _owners(

@@ -32,9 +32,15 @@ class Registered(NamedTuple):
 COMMANDS = {
     "agent": Registered("pyagent.cli.agent:agent", "Run the node agent."),
     "check": Registered("pyagent.cli.check:check", "Say what this machine lacks, and its cost."),
+    "status": Registered("pyagent.cli.status:status", "Say what runs here and what it has done."),
     "validate": Registered("pyagent.cli.validate:validate", "Check a directory of manifests."),
     "plan": Registered("pyagent.cli.plan:plan", "Show what a directory would change."),
     "cleanup": Registered("pyagent.cli.cleanup:cleanup", "Take away what the agent made."),
+    "workload": Registered("pyagent.cli.workload:workload", "Show, add and delete workloads."),
+    "identity": Registered("pyagent.cli.identity:identity", "Show the identities."),
+    "policy": Registered("pyagent.cli.policy:policy", "Show the policy that is enforced."),
+    "map": Registered("pyagent.cli.map:map_group", "Show what stands in the kernel's maps."),
+    "proxy": Registered("pyagent.cli.proxy:proxy", "Show the tenants' proxies."),
 }
 
 

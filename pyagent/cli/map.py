@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from pyagent.cli.decode import Decoder, Row, parse_key, sort_key
+from pyagent.cli.decode import Decoder, Row, number_in, parse_key, sort_key
 from pyagent.cli.node import names_of, open_table, pinned, read_config, state_if_readable
 from pyagent.cli.options import config_option, output_option
 from pyagent.cli.output import Format, emit, emit_value
@@ -171,6 +171,6 @@ def _matching(table: Table, wanted: abi.Record) -> abi.Record:
     for raw, _ in table.map.entries():
         length = int.from_bytes(raw[:4], sys.byteorder)
         covers = not (int.from_bytes(raw[4:], "big") ^ target) >> (bits - length)
-        if covers and longest < length <= int(wanted["prefixlen"]):  # type: ignore[arg-type]
+        if covers and longest < length <= number_in(wanted, "prefixlen"):
             best, longest = table.layout.key.unpack(raw), length
     return best

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from pyagent.cli.decode import Decoder, Row, sort_key
+from pyagent.cli.decode import Decoder, Row, number_in, sort_key
 from pyagent.cli.node import (
     names_of,
     open_table,
@@ -59,7 +59,9 @@ def list_rules(config: Path, output_format: Format) -> None:
             {
                 "rule": number,
                 "name": names.rules.get(number),
-                "verdicts": [lists.name_of("VERDICTS", verdict) for verdict in sorted(rule.verdicts)],
+                "verdicts": [
+                    lists.name_of("VERDICTS", verdict) for verdict in sorted(rule.verdicts)
+                ],
                 "directions": [_direction(number) for number in sorted(rule.directions)],
                 "rows": rule.rows,
                 "subjects": [
@@ -104,11 +106,11 @@ def get(key: str, config: Path, output_format: Format) -> None:
 def _by_rule(table: Table) -> dict[int, _InKernel]:
     found: defaultdict[int, _InKernel] = defaultdict(_InKernel)
     for key, value in table.records():
-        rule = found[value["rule"]]  # type: ignore[index]
+        rule = found[number_in(value, "rule")]
         rule.rows += 1
-        rule.subjects.add(key["subject"])  # type: ignore[arg-type]
-        rule.directions.add(key["direction"])  # type: ignore[arg-type]
-        rule.verdicts.add(value["verdict"])  # type: ignore[arg-type]
+        rule.subjects.add(number_in(key, "subject"))
+        rule.directions.add(number_in(key, "direction"))
+        rule.verdicts.add(number_in(value, "verdict"))
     return found
 
 

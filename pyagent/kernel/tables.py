@@ -222,8 +222,7 @@ class Tables:
         for name in WRITE_ORDER:
             codec = _CODECS[name]
             found[name] = {
-                codec.read_key(key): codec.read_value(value)
-                for key, value in self[name].records()
+                codec.read_key(key): codec.read_value(value) for key, value in self[name].records()
             }
         return Rows(**found)
 

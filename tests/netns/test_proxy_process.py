@@ -556,6 +556,27 @@ def test_one_that_cannot_listen_is_tried_again(spec: ProxySpec, pid: int) -> Non
     assert read_status(other.directory) is None
 
 
+def test_what_only_a_start_can_change_replaces_the_process(spec: ProxySpec, pid: int) -> None:
+    other = replace(spec, tenant="new", directory=f"{spec.directory}-6", listener_port=15006)
+    told = Changes()
+    watching = Supervisor(told)
+    try:
+        watching.ensure(other)
+        watching.wait_ready("new", 10)
+        first = watching.list()[0].pid
+        watching.ensure(replace(other, concurrency=2))
+        watching.wait_ready("new", 10)
+        assert watching.list()[0].pid != first
+        assert not Path(f"/proc/{first}").exists()
+        told.after(2, 5)
+        assert [ready for _, _, ready in told.seen] == [True, False, True]
+        with pytest.raises(ProxyFailure, match="nowhere"):
+            watching.ensure(replace(other, netns="/run/netns/nowhere"))
+        assert watching.list()[0].ready
+    finally:
+        watching.close(leave_running=False)
+
+
 def test_removal_leaves_nothing_open_and_nothing_running(spec: ProxySpec) -> None:
     other = replace(spec, tenant="gone", directory=f"{spec.directory}-5", listener_port=15005)
     before = set(open_files())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -173,3 +174,31 @@ def test_bpf_refuses_what_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> Non
     if os.geteuid() == 0:
         assert probe_bpf.helper("bpf_redirect_peer") is None
         assert probe_bpf.map_type("ringbuf") is None
+
+
+def test_tools_that_are_not_installed_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = machine(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for tool, cost in (
+        ("ip", "no demo: apt-get install iproute2"),
+        ("setpriv", "proxies cannot be started: apt-get install util-linux"),
+    ):
+        assert found(host, tool) == Finding(tool, Status.MISSING, "not installed", cost)
+
+
+def test_the_bcc_of_another_project_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other" / "bcc").mkdir(parents=True)
+    (tmp_path / "other" / "bcc" / "__init__.py").touch()
+    host = machine(tmp_path / "machine")
+    assert found(host, "BCC").status is Status.OK
+    monkeypatch.syspath_prepend(str(tmp_path / "other"))
+    bcc = sys.modules.pop("bcc", None)
+    try:
+        assert found(host, "BCC").status is Status.MISSING
+    finally:
+        if bcc is not None:
+            sys.modules["bcc"] = bcc
