@@ -21,7 +21,6 @@ APT_PACKAGES := clang-format curl iproute2 libc6-dev linux-libc-dev nghttp2-clie
 # make test TESTS="tests/unit -k policy", make demo DEMO=--keep
 TESTS :=
 DEMO :=
-TEST_FOLDERS := $(or $(filter tests/%,$(TESTS)),$(wildcard tests/unit tests/prog tests/netns))
 
 help: ## show this list
 	@echo "Sluice: layers 3 and 4 in the kernel, an Envoy per tenant for HTTP and TLS"
@@ -33,8 +32,7 @@ demo: set-up ## build two tenants in network namespaces and show what happens to
 
 test: set-up ## run all tests; TESTS= adds arguments for pytest
 	@$(if $(SUDO),echo "running the tests as root (sudo)")
-	@$(SUDO) $(AS_ROOT) $(BIN)/python -m pytest $(if $(SUDO),-p no:cacheprovider) \
-		$(TEST_FOLDERS) $(filter-out tests/%,$(TESTS))
+	@$(SUDO) $(AS_ROOT) $(BIN)/python -m pytest $(if $(SUDO),-p no:cacheprovider) $(TESTS)
 
 lint: set-up ## check style, types, layers and formatting
 	@echo "ruff";          $(BIN)/ruff check --quiet --output-format concise . \

@@ -33,9 +33,9 @@
 	X(NONE, 0, "forwarded")                                                                    \
 	X(TRUNCATED, 1, "a header ends beyond the packet")                                         \
 	X(MALFORMED, 2, "a header contradicts itself")                                             \
-	X(EXTENSIONS, 3, "more IPv6 extension headers than are followed")                          \
+	X(EXTENSIONS, 3, "headers that are not followed: too many, or source routing")             \
 	X(PROTOCOL, 4, "an ethertype that is not IPv4, IPv6 or ARP")                               \
-	X(FRAGMENT, 5, "a fragment whose first fragment was not seen")                             \
+	X(FRAGMENT, 5, "a fragment whose first one was not seen, or that overlaps its header")     \
 	X(NO_WORKLOAD, 6, "the interface belongs to no workload or proxy")                         \
 	X(SOURCE, 7, "the workload does not own the source address")                               \
 	X(NEIGHBOUR, 8, "ARP or neighbour discovery for an address that is not the sender's")      \
@@ -48,9 +48,10 @@
 	X(PROXY_COLLISION, 15, "a proxy's port is in use by its client's own connection")          \
 	X(CONNTRACK_FULL, 16, "no room for the flow")                                              \
 	X(ICMP_UNRELATED, 17, "an ICMP error about a flow that does not exist")                    \
-	X(RELOAD, 18, "the packet's memory could not be mapped again")                             \
+	X(DESTINATION, 18, "the destination does not live behind the interface")                   \
 	X(NO_LISTENER, 19, "the proxy does not listen")                                            \
-	X(TCP_FLAGS, 20, "a TCP segment whose flags contradict each other")
+	X(TCP_FLAGS, 20, "a TCP segment whose flags contradict each other")                        \
+	X(PROXY_TENANT, 21, "a proxy reached for what another tenant's proxy is to handle")
 
 /* An address, 128 bits, in wire order; IPv4 as ::ffff:a.b.c.d. */
 struct address {
@@ -122,7 +123,7 @@ struct policy_value {
 struct flow_key {
 	struct address low;
 	struct address high;
-	__be16 low_port;  /* ICMP echo: the identifier, in both */
+	__be16 low_port;  /* ICMP echo: the identifier at the end that asks, 0 at the other */
 	__be16 high_port;
 	__u8 protocol;
 	__u8 leg;
@@ -164,13 +165,15 @@ struct fragment_key {
 	struct address source;
 	struct address destination;
 	__u32 id;
-	__u8 protocol;
+	__u8 protocol; /* IPv6: 0, since reassembly there does not go by it */
 	__u8 pad[3];
 };
 
 struct fragment {
 	__be16 source_port;
 	__be16 destination_port;
+	__u8 protocol;
+	__u8 pad[3];
 };
 
 /* tenants: tenant -> its proxy. */
@@ -251,8 +254,8 @@ struct event {
 	__u32 ifindex;      /* where the program ran */
 	__u32 length;       /* bytes on the wire, link layer included */
 	__u32 tenant;       /* handoff: whose proxy */
-	__be16 source_port; /* ICMP: the identifier of an echo */
-	__be16 destination_port;
+	__be16 source_port; /* ICMP echo: the identifier in a request */
+	__be16 destination_port; /* ICMP echo: the identifier in a reply */
 	__u8 type;
 	__u8 verdict;
 	__u8 reason;

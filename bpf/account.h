@@ -56,20 +56,25 @@ static __always_inline void report(struct packet *packet, int reason, __u8 direc
 	events.ringbuf_submit(event, 0);
 }
 
-/* `action` is the answer for a packet that lives. */
-static __always_inline int account(struct packet *packet, int reason, int action)
+/* Whom a packet is counted for: whose policy denied it, else the workload at the interface. */
+static __always_inline void count_for(struct packet *packet, int reason)
 {
-	__u8 direction = packet->hook == TO_WORKLOAD || packet->count_ingress ? DIRECTION_INGRESS :
-										DIRECTION_EGRESS;
-	__u32 identity = 0;
+	__u8 direction = packet->hook == TO_WORKLOAD ? DIRECTION_INGRESS : DIRECTION_EGRESS;
+	__u32 identity = packet->workload ? packet->workload->identity : 0;
 
-	if (packet->count_ingress && packet->to_local)
-		identity = packet->to_local->identity;
-	else if (packet->workload)
-		identity = packet->workload->identity;
+	if (reason && packet->denied_identity) {
+		identity = packet->denied_identity;
+		direction = packet->denied_direction;
+	}
 	count(packet, reason, identity, direction);
 	if (reason || packet->is_new)
 		report(packet, reason, direction);
+}
+
+/* `action` is the answer for a packet that lives. */
+static __always_inline int account(struct packet *packet, int reason, int action)
+{
+	count_for(packet, reason);
 	return reason ? TC_ACT_SHOT : action;
 }
 

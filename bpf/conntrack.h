@@ -29,11 +29,8 @@ static __always_inline __u64 flow_timeout(const struct packet *packet, const str
 	return flow->state == FLOW_CLOSED ? TIMEOUT_TCP_CLOSED : TIMEOUT_TCP_OPENING;
 }
 
-/* A SYN on a closed flow opens another with the same ends. */
-static __always_inline bool is_over(const struct packet *packet, const struct flow *flow)
+static __always_inline bool has_expired(const struct packet *packet, const struct flow *flow)
 {
-	if (flow->state == FLOW_CLOSED && opens_tcp(packet))
-		return true;
 	return packet->now > flow->seen && packet->now - flow->seen > flow_timeout(packet, flow);
 }
 
@@ -67,7 +64,7 @@ static __always_inline bool find_leg(struct packet *packet, __u8 leg)
 
 	packet->key.leg = leg;
 	flow = conntrack.lookup(&packet->key);
-	if (flow && is_over(packet, flow)) {
+	if (flow && has_expired(packet, flow)) {
 		conntrack.delete(&packet->key);
 		flow = NULL;
 	}
@@ -76,45 +73,6 @@ static __always_inline bool find_leg(struct packet *packet, __u8 leg)
 			      FLOW_REPLY :
 			      FLOW_ORIGINATOR;
 	return flow != NULL;
-}
-
-/*
- * The flow of a packet that comes from a workload, or from elsewhere to one. A proxy's upstream
- * leg is met here only by the server's replies: the client's own packets with the same ends
- * belong to its leg to the proxy.
- */
-static __always_inline void find_flow(struct packet *packet)
-{
-	make_key(packet);
-	if (find_leg(packet, LEG_DIRECT) &&
-	    !((packet->flow->flags & FLOW_FROM_PROXY) && packet->way == FLOW_ORIGINATOR))
-		return;
-	if (find_leg(packet, LEG_CLIENT) && packet->way == FLOW_ORIGINATOR)
-		return;
-	packet->flow = NULL;
-	packet->way = FLOW_ORIGINATOR;
-	packet->key.leg = LEG_DIRECT;
-}
-
-/*
- * The flow of a packet that comes from a proxy: a reply to its client, or its own upstream leg.
- * The client's own connection with the same ends as a new upstream leg is in the way.
- */
-static __always_inline int find_proxy_flow(struct packet *packet)
-{
-	__u32 proxy = packet->skb->ifindex;
-
-	make_key(packet);
-	if (find_leg(packet, LEG_CLIENT) && packet->way == FLOW_REPLY)
-		return packet->flow->proxy == proxy ? DROP_NONE : DROP_PROXY_SOURCE;
-	if (find_leg(packet, LEG_DIRECT)) {
-		if ((packet->flow->flags & FLOW_FROM_PROXY) && packet->flow->proxy == proxy &&
-		    packet->way == FLOW_ORIGINATOR)
-			return DROP_NONE;
-		return DROP_PROXY_COLLISION;
-	}
-	packet->flow_flags |= FLOW_FROM_PROXY;
-	return DROP_NONE;
 }
 
 static __always_inline __u32 current_revision(void)
@@ -128,6 +86,80 @@ static __always_inline __u32 current_revision(void)
 static __always_inline bool is_current(const struct flow *flow)
 {
 	return flow->revision == current_revision();
+}
+
+static __always_inline bool has_lost_proxy(const struct flow *flow)
+{
+	struct proxy_key key = { .ifindex = flow->proxy };
+
+	return flow->proxy && !proxies.lookup(&key);
+}
+
+/*
+ * A SYN begins a connection of its own, which must not live on what was decided about an earlier
+ * one with the same ends. While that one still opens it may be its SYN once more, or, from the
+ * other end, a simultaneous open.
+ */
+static __always_inline bool begins_anew(const struct packet *packet, const struct flow *flow)
+{
+	if (!opens_tcp(packet))
+		return false;
+	if (flow->state != FLOW_OPENING)
+		return true;
+	return packet->way == FLOW_ORIGINATOR && (!is_current(flow) || has_lost_proxy(flow));
+}
+
+/*
+ * The flow of a packet that comes from a workload, or from elsewhere to one. A proxy's upstream
+ * leg is met here only by the server's replies: the client's own packets with the same ends
+ * belong to its leg to the proxy.
+ */
+static __always_inline void find_flow(struct packet *packet)
+{
+	bool found;
+
+	make_key(packet);
+	found = find_leg(packet, LEG_DIRECT);
+	if (found && (packet->flow->flags & FLOW_FROM_PROXY) && packet->way == FLOW_ORIGINATOR) {
+		packet->is_occupied = packet->flow->state != FLOW_CLOSED;
+		found = false;
+	}
+	if (!found)
+		found = find_leg(packet, LEG_CLIENT) && packet->way == FLOW_ORIGINATOR;
+	if (found && !begins_anew(packet, packet->flow))
+		return;
+	packet->is_replacing = found;
+	packet->replaced_leg = packet->key.leg;
+	packet->flow = NULL;
+	packet->way = FLOW_ORIGINATOR;
+	packet->key.leg = LEG_DIRECT;
+}
+
+/*
+ * The flow of a packet that comes from a proxy: a reply to its client, or its own upstream leg.
+ * The client's own connection with the same ends as a new upstream leg is in the way.
+ */
+static __always_inline int find_proxy_flow(struct packet *packet)
+{
+	__u32 proxy = packet->skb->ifindex;
+	struct flow *flow;
+
+	make_key(packet);
+	if (find_leg(packet, LEG_CLIENT) && packet->way == FLOW_REPLY)
+		return packet->flow->proxy == proxy && !opens_tcp(packet) ? DROP_NONE :
+									    DROP_PROXY_SOURCE;
+	if (find_leg(packet, LEG_DIRECT)) {
+		flow = packet->flow;
+		if ((flow->flags & FLOW_FROM_PROXY) && flow->proxy == proxy &&
+		    packet->way == FLOW_ORIGINATOR && !begins_anew(packet, flow))
+			return DROP_NONE;
+		if (!opens_tcp(packet) || (flow->state != FLOW_CLOSED && flow->proxy != proxy))
+			return DROP_PROXY_COLLISION;
+	}
+	packet->flow = NULL;
+	packet->way = FLOW_ORIGINATOR;
+	packet->flow_flags |= FLOW_FROM_PROXY;
+	return DROP_NONE;
 }
 
 static __always_inline void track_tcp(const struct packet *packet, struct flow *flow)
@@ -163,6 +195,18 @@ static __always_inline void track(const struct packet *packet, struct flow *flow
 		flow->state = FLOW_ESTABLISHED;
 }
 
+/* The flow whose ends are taken over: the same entry is overwritten, another leg's is removed. */
+static __always_inline void end_replaced(struct packet *packet)
+{
+	__u8 leg = packet->key.leg;
+
+	if (!packet->is_replacing || packet->replaced_leg == leg)
+		return;
+	packet->key.leg = packet->replaced_leg;
+	conntrack.delete(&packet->key);
+	packet->key.leg = leg;
+}
+
 static __always_inline int open_flow(struct packet *packet)
 {
 	struct flow flow = {
@@ -173,12 +217,16 @@ static __always_inline int open_flow(struct packet *packet)
 		.revision = current_revision(),
 		.rule = packet->rule,
 		.proxy = packet->proxy,
-		.tenant = packet->tenant,
+		.tenant = packet->proxy ? packet->tenant : 0,
 		.verdict = packet->verdict,
 		.flags = packet->flow_flags,
+		.state = packet->tcp_flags & TCP_RST ? FLOW_CLOSED : FLOW_OPENING,
 		.fin = packet->tcp_flags & TCP_FIN ? 1 << FLOW_ORIGINATOR : 0,
 	};
 
+	if (packet->is_occupied && packet->key.leg == LEG_DIRECT)
+		return DROP_PROXY_COLLISION;
+	end_replaced(packet);
 	packet->is_new = 1;
 	if (conntrack.update(&packet->key, &flow)) {
 		count_stat(STAT_CONNTRACK_FULL);

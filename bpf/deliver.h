@@ -10,9 +10,6 @@
 
 #include "packet.h"
 
-#define PACKET_HOST_TYPE 0      /* PACKET_HOST of if_packet.h */
-#define PACKET_OTHERHOST_TYPE 3 /* PACKET_OTHERHOST: behind a bridge, for another MAC */
-
 /* From an ingress hook straight into the namespace behind another veth. */
 static __always_inline int into_namespace(struct __sk_buff *skb, __u32 ifindex)
 {

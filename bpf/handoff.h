@@ -59,20 +59,38 @@ static __always_inline int approach_proxy(struct packet *packet)
 	packet->to_proxy = proxies.lookup(&key);
 	if (!packet->to_proxy)
 		return DROP_PROXY_NOT_READY; /* it was taken away, and its connections with it */
-	if (packet->key.leg == LEG_CLIENT)
+	if (packet->key.leg == LEG_CLIENT && packet->kind == KIND_FLOW)
 		note_client(packet);
 	return DROP_NONE;
 }
 
-/* The confused deputy's answer: nobody but a present client is spoken for. */
+/*
+ * The confused deputy's answer: nobody but a present client is spoken for, and only where policy
+ * has a say: to or from a workload of this node.
+ */
 static __always_inline int check_client(struct packet *packet)
 {
 	struct proxy_client_key key = { .proxy = packet->skb->ifindex, .client = packet->source };
 	struct proxy_client *known = proxy_clients.lookup(&key);
 
-	if (!known || packet->now - known->seen > CLIENT_LIFETIME)
+	/* another CPU may have seen the client after this packet's `now` */
+	if (!known || known->seen + CLIENT_LIFETIME < packet->now)
+		return DROP_PROXY_SOURCE;
+	if (!packet->to_local && !local_addrs.lookup(&packet->source))
 		return DROP_PROXY_SOURCE;
 	return opens_tcp(packet) ? DROP_NONE : DROP_PROXY_MIDSTREAM;
+}
+
+/* An upstream leg goes on directly where its own handoff led here, but past nobody else's proxy. */
+static __always_inline int start_upstream(struct packet *packet)
+{
+	struct proxy_key key = { .ifindex = packet->proxy };
+	struct proxy *proxy = proxies.lookup(&key);
+
+	if (packet->verdict != VERDICT_HANDOFF)
+		return DROP_NONE;
+	packet->verdict = VERDICT_ALLOW;
+	return proxy && proxy->tenant == packet->tenant ? DROP_NONE : DROP_PROXY_TENANT;
 }
 
 #endif

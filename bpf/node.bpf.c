@@ -5,11 +5,13 @@
  *
  *   parse      parse.h      Ethernet to transport into one struct packet
  *   endpoint   endpoint.h   who sits behind the interface, and is the source its own
+ *   fragments  fragments.h  ports of a datagram's later fragments
  *   conntrack  conntrack.h  the flow that the packet belongs to     (ICMP errors: related.h)
  *   policy     policy.h     identities, verdict                     (new or outdated flows)
  *   handoff    handoff.h    to the tenant's proxy, if policy says so
  *   deliver    deliver.h    to a local namespace or the node's stack
  *   account    account.h    counters and events
+ *   refuse     reset.h      tells the client, where the drop reason calls for it
  */
 #include "packet.h"
 
@@ -19,10 +21,27 @@
 #include "conntrack.h"
 #include "deliver.h"
 #include "endpoint.h"
+#include "fragments.h"
 #include "handoff.h"
 #include "policy.h"
 #include "related.h"
+#include "reset.h"
 #include "tproxy.h"
+
+/* A flow ends as it began, with its proxy or without: only that it may pass is asked again. */
+static __always_inline int judge_again(struct packet *packet)
+{
+	int reason = judge(packet);
+
+	if (!reason && packet->key.leg == LEG_CLIENT)
+		packet->verdict = VERDICT_HANDOFF;
+	else if (!reason && packet->verdict == VERDICT_HANDOFF)
+		packet->verdict = VERDICT_ALLOW;
+	packet->flow->rule = packet->rule;
+	packet->flow->verdict = packet->verdict;
+	packet->flow->revision = current_revision();
+	return reason;
+}
 
 /* Takes over what an earlier packet of the flow decided, or asks policy again. */
 static __always_inline int recall(struct packet *packet)
@@ -30,15 +49,11 @@ static __always_inline int recall(struct packet *packet)
 	struct flow *flow = packet->flow;
 	int reason = DROP_NONE;
 
-	packet->proxy = flow->proxy; /* it ends as it began: with its proxy, or without */
+	packet->proxy = flow->proxy;
 	packet->verdict = flow->verdict;
 	packet->rule = flow->rule;
-	if (!is_current(flow) || flow->verdict == VERDICT_DENY) {
-		reason = judge(packet);
-		flow->rule = packet->rule;
-		flow->verdict = packet->verdict;
-		flow->revision = current_revision();
-	}
+	if (!is_current(flow) || flow->verdict == VERDICT_DENY)
+		reason = judge_again(packet);
 	packet->tenant = flow->tenant;
 	return reason;
 }
@@ -58,7 +73,7 @@ static __always_inline int pass_flow(struct packet *packet)
 	if (reason)
 		return reason;
 	if (packet->flow_flags & FLOW_FROM_PROXY)
-		packet->verdict = VERDICT_ALLOW; /* its own handoff led here */
+		reason = start_upstream(packet);
 	else if (packet->verdict == VERDICT_HANDOFF)
 		reason = start_handoff(packet);
 	return reason ? reason : open_flow(packet);
@@ -83,24 +98,31 @@ static __always_inline int workload_stages(struct packet *packet)
 	if (packet->kind == KIND_ARP || packet->kind == KIND_NEIGHBOUR)
 		return check_neighbour(packet);
 	reason = check_source(packet);
+	if (!reason)
+		reason = find_fragment(packet);
 	if (reason)
 		return reason;
 	find_destination(packet);
 	reason = find_any_flow(packet);
+	/* A workload routes for nobody: it reports on what was sent to itself. */
+	if (!reason && packet->kind == KIND_ICMP_ERROR && check_source(packet))
+		reason = DROP_ICMP_UNRELATED;
 	if (!reason)
 		reason = pass_flow(packet);
 	return reason ? reason : approach_proxy(packet);
 }
 
-/* Only the node itself sends from the node's addresses: what it forwards has come in somewhere. */
-static __always_inline int check_foreign_source(struct packet *packet)
+/*
+ * What is for a group is judged by each receiver, packet by packet: its flow, if the sender is
+ * local, has been judged for the sender alone. Nobody can be handed it.
+ */
+static __always_inline int pass_group(struct packet *packet)
 {
-	struct identity_value *identity;
+	int reason = judge(packet);
 
-	if (!packet->skb->ingress_ifindex)
-		return DROP_NONE;
-	identity = find_identity(&packet->source);
-	return identity && (identity->flags & IDENTITY_IS_NODE) ? DROP_SOURCE : DROP_NONE;
+	if (!reason && packet->verdict == VERDICT_HANDOFF)
+		reason = DROP_DESTINATION;
+	return reason;
 }
 
 static __always_inline int foreign_stages(struct packet *packet)
@@ -112,9 +134,15 @@ static __always_inline int foreign_stages(struct packet *packet)
 	if (reason || packet->kind == KIND_ARP || packet->kind == KIND_NEIGHBOUR)
 		return reason;
 	reason = check_foreign_source(packet);
+	find_destination(packet);
+	if (!reason)
+		reason = check_destination(packet);
+	if (!reason)
+		reason = find_fragment(packet);
 	if (reason)
 		return reason;
-	find_destination(packet);
+	if (!packet->to_local && packet->kind == KIND_FLOW)
+		return pass_group(packet);
 	reason = find_any_flow(packet);
 	if (!reason)
 		reason = pass_flow(packet);
@@ -131,8 +159,8 @@ static __always_inline int proxy_stages(struct packet *packet)
 	reason = parse(packet);
 	if (reason)
 		return reason;
-	if (packet->kind != KIND_FLOW || packet->protocol != IPPROTO_TCP)
-		return DROP_PROXY_PROTOCOL;
+	if (packet->kind != KIND_FLOW || packet->is_fragment || packet->protocol != IPPROTO_TCP)
+		return DROP_PROXY_PROTOCOL; /* its TCP sends no fragments either */
 	find_destination(packet);
 	reason = find_proxy_flow(packet);
 	if (!reason && !packet->flow) {
@@ -140,6 +168,13 @@ static __always_inline int proxy_stages(struct packet *packet)
 		reason = check_client(packet);
 	}
 	return reason ? reason : pass_flow(packet);
+}
+
+/* Where a tenant's failure mode is closed, its clients are told at once. */
+static __always_inline int refuse(struct packet *packet)
+{
+	return turn_into_reset(packet) ? into_namespace(packet->skb, packet->skb->ifindex) :
+					 TC_ACT_SHOT;
 }
 
 static __always_inline void begin(struct packet *packet, struct __sk_buff *skb, __u8 hook)
@@ -157,6 +192,10 @@ int from_workload(struct __sk_buff *skb)
 
 	begin(&packet, skb, FROM_WORKLOAD);
 	reason = workload_stages(&packet);
+	if (reason == DROP_PROXY_NOT_READY) {
+		account(&packet, reason, TC_ACT_SHOT);
+		return refuse(&packet);
+	}
 	return account(&packet, reason, reason ? 0 : deliver(&packet));
 }
 

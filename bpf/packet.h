@@ -36,6 +36,9 @@ enum kind {
 	KIND_NEIGHBOUR, /* IPv6 neighbour discovery or multicast listener report */
 };
 
+#define PACKET_HOST_TYPE 0      /* PACKET_HOST of if_packet.h */
+#define PACKET_OTHERHOST_TYPE 3 /* PACKET_OTHERHOST: behind a bridge, for another MAC */
+
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
@@ -54,22 +57,30 @@ struct packet {
 	__u32 source_identity;               /* as a peer; 0: not asked for */
 	__u32 destination_identity;
 	__u32 l4;                            /* offset of the transport header, bytes */
+	__u32 end;                           /* offset of the IP datagram's end, bytes */
+	__u32 fragment_id;
+	__u32 denied_identity;               /* whose policy denied, 0: nobody's */
 	__u32 rule;
 	__u32 tenant;                        /* whose proxy, when the verdict is HANDOFF */
 	__u32 proxy;                         /* of the flow: node-side interface, 0: none */
-	__be16 source_port;                  /* ICMP echo: the identifier, in both */
-	__be16 destination_port;
+	__be16 source_port;                  /* ICMP echo: the identifier in a request */
+	__be16 destination_port;             /* ICMP echo: the identifier in a reply */
+	__u16 fragment_offset;               /* bytes */
 	__u8 protocol;
 	__u8 tcp_flags;
 	__u8 icmp_type;
 	__u8 is_ipv6;
+	__u8 is_fragment;
 	__u8 hook;                           /* enum hook */
 	__u8 kind;                           /* enum kind */
 	__u8 way;                            /* FLOW_ORIGINATOR or FLOW_REPLY */
 	__u8 verdict;                        /* enum verdict */
 	__u8 is_new;                         /* the flow was opened by this packet */
 	__u8 flow_flags;                     /* of the flow to be made */
-	__u8 count_ingress;                  /* the destination's side decided */
+	__u8 is_replacing;                   /* a flow with the same ends ends with this one */
+	__u8 replaced_leg;
+	__u8 is_occupied;                    /* a proxy's upstream leg has the same ends */
+	__u8 denied_direction;               /* of the policy that denied */
 };
 
 static __always_inline bool same_address(const struct address *a, const struct address *b)
@@ -81,6 +92,20 @@ static __always_inline bool same_address(const struct address *a, const struct a
 static __always_inline bool opens_tcp(const struct packet *packet)
 {
 	return (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
+}
+
+static __always_inline struct identity_value *find_identity(const struct address *address)
+{
+	struct identity_key key = { .prefixlen = 128, .address = *address };
+
+	return identities.lookup(&key);
+}
+
+static __always_inline bool is_node(const struct address *address)
+{
+	struct identity_value *identity = find_identity(address);
+
+	return identity && (identity->flags & IDENTITY_IS_NODE);
 }
 
 static __always_inline void count_stat(__u32 index)

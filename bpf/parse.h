@@ -19,10 +19,15 @@
 
 #define MAX_EXTENSIONS 6
 #define MAX_L4_OFFSET 512 /* bytes; what lies further back is not followed */
-#define PULL_BYTES 256    /* headers up to here are made linear when they are not */
+#define PULL_BYTES 576    /* headers up to here are made linear when they are not */
 
 #define IPV4_MORE_FRAGMENTS bpf_htons(0x2000)
 #define IPV4_FRAGMENT_OFFSET bpf_htons(0x1fff)
+#define IPV4_OPTION_END 0
+#define IPV4_OPTION_NOP 1
+#define IPV4_OPTION_LOOSE_ROUTE 131
+#define IPV4_OPTION_STRICT_ROUTE 137
+#define MAX_OPTIONS 40 /* all of them no-operations */
 #define IPV6_FRAGMENT_OFFSET bpf_htons(0xfff8)
 #define IPV6_MORE_FRAGMENTS bpf_htons(0x0001)
 
@@ -40,9 +45,6 @@ struct cursor {
 	void *data;
 	void *end;
 	__u32 offset;     /* of the next header, bytes */
-	__u32 fragment;   /* identification */
-	__u8 first;       /* the first fragment, or no fragment at all */
-	__u8 fragmented;
 	__u8 hop_limit;
 };
 
@@ -106,49 +108,59 @@ static __always_inline int parse_ipv4(struct packet *packet, struct cursor *at)
 	if (ip->version != 4 || header < sizeof(*ip))
 		return DROP_MALFORMED;
 	/* A segmentation-offload packet of 64 KiB or more says 0. */
-	if (!(total == 0 && packet->skb->gso_segs > 1)) {
-		if (total < header)
-			return DROP_MALFORMED;
-		if (at->offset + total > packet->skb->len)
-			return DROP_TRUNCATED;
-	}
+	if (total == 0 && packet->skb->gso_segs > 1)
+		total = packet->skb->len - at->offset;
+	if (total < header)
+		return DROP_MALFORMED;
+	packet->end = at->offset + total;
+	if (packet->end > packet->skb->len)
+		return DROP_TRUNCATED;
 	map_ipv4(&packet->source, ip->saddr);
 	map_ipv4(&packet->destination, ip->daddr);
 	packet->protocol = ip->protocol;
 	at->hop_limit = ip->ttl;
-	at->fragmented = (ip->frag_off & (IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET)) != 0;
-	at->first = (ip->frag_off & IPV4_FRAGMENT_OFFSET) == 0;
-	at->fragment = ip->id;
+	packet->is_fragment = (ip->frag_off & (IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET)) != 0;
+	packet->fragment_offset = bpf_ntohs(ip->frag_off & IPV4_FRAGMENT_OFFSET) * 8;
+	packet->fragment_id = ip->id;
 	at->offset += header;
 	return DROP_NONE;
 }
 
-/* One extension header. Returns DROP_NONE after stepping over it; `*next` is what follows. */
-static __always_inline int step_extension(struct cursor *at, __u8 *next)
+/* Fragment header, RFC 8200, 4.5. One is enough for any sender. */
+static __always_inline int step_fragment(struct packet *packet, struct cursor *at)
 {
-	struct ipv6_opt_hdr *option = at->data + at->offset;
 	struct {
 		__u8 next;
 		__u8 reserved;
 		__be16 offset;
 		__be32 id;
-	} *fragment = (void *)option;
+	} *fragment = at->data + at->offset;
 
-	if ((void *)(option + 1) > at->end)
+	if ((void *)(fragment + 1) > at->end || at->offset + sizeof(*fragment) > packet->end)
 		return DROP_TRUNCATED;
-	if (*next == IPPROTO_FRAGMENT) {
-		if ((void *)(fragment + 1) > at->end)
-			return DROP_TRUNCATED;
-		at->fragmented = (fragment->offset & (IPV6_FRAGMENT_OFFSET | IPV6_MORE_FRAGMENTS)) != 0;
-		at->first = (fragment->offset & IPV6_FRAGMENT_OFFSET) == 0;
-		at->fragment = fragment->id;
-		at->offset += sizeof(*fragment);
-	} else if (*next == IPPROTO_AH) {
-		at->offset += (option->hdrlen + 2) * 4;
-	} else {
-		at->offset += (option->hdrlen + 1) * 8;
-	}
+	if (packet->fragment_id || packet->is_fragment)
+		return DROP_MALFORMED;
+	packet->is_fragment = (fragment->offset & (IPV6_FRAGMENT_OFFSET | IPV6_MORE_FRAGMENTS)) != 0;
+	packet->fragment_offset = bpf_ntohs(fragment->offset & IPV6_FRAGMENT_OFFSET);
+	packet->fragment_id = fragment->id;
+	at->offset += sizeof(*fragment);
+	return DROP_NONE;
+}
+
+/* One extension header. Returns DROP_NONE after stepping over it; `*next` is what follows. */
+static __always_inline int step_extension(struct packet *packet, struct cursor *at, __u8 *next)
+{
+	struct ipv6_rt_hdr *option = at->data + at->offset;
+	__u8 type = *next;
+
+	if ((void *)(option + 1) > at->end || at->offset + sizeof(*option) > packet->end)
+		return DROP_TRUNCATED;
 	*next = option->nexthdr;
+	if (type == IPPROTO_FRAGMENT)
+		return step_fragment(packet, at);
+	if (type == IPPROTO_ROUTING && option->segments_left)
+		return DROP_EXTENSIONS; /* it leads past what policy is asked about */
+	at->offset += type == IPPROTO_AH ? (option->hdrlen + 2) * 4 : (option->hdrlen + 1) * 8;
 	return at->offset > MAX_L4_OFFSET ? DROP_EXTENSIONS : DROP_NONE;
 }
 
@@ -158,38 +170,52 @@ static __always_inline bool is_extension(__u8 next)
 	       next == IPPROTO_DSTOPTS || next == IPPROTO_AH;
 }
 
+static __always_inline int step_extensions(struct packet *packet, struct cursor *at, __u8 next)
+{
+	int reason;
+
+	for (int i = 0; i < MAX_EXTENSIONS && is_extension(next); i++) {
+		reason = step_extension(packet, at, &next);
+		if (reason)
+			return reason;
+		if (packet->fragment_offset) /* what follows is the middle of a datagram */
+			break;
+	}
+	if (!packet->fragment_offset && is_extension(next))
+		return DROP_EXTENSIONS;
+	packet->protocol = next;
+	return DROP_NONE;
+}
+
+static __always_inline bool is_mapped(const struct address *address)
+{
+	return (address->word[0] | address->word[1]) == 0 && address->word[2] == bpf_htonl(0xffff);
+}
+
 static __always_inline int parse_ipv6(struct packet *packet, struct cursor *at)
 {
 	struct ipv6hdr *ip = at->data + at->offset;
 	__u32 payload;
-	__u8 next;
-	int reason;
 
 	if ((void *)(ip + 1) > at->end)
 		return DROP_TRUNCATED;
 	if (ip->version != 6)
 		return DROP_MALFORMED;
+	at->offset += sizeof(*ip);
 	payload = bpf_ntohs(ip->payload_len);
-	if (at->offset + sizeof(*ip) + payload > packet->skb->len)
+	/* A segmentation-offload packet of 64 KiB or more says 0; no other jumbogram is taken. */
+	if (payload == 0 && packet->skb->gso_segs > 1)
+		payload = packet->skb->len - at->offset;
+	packet->end = at->offset + payload;
+	if (packet->end > packet->skb->len)
 		return DROP_TRUNCATED;
 	copy_ipv6(&packet->source, &ip->saddr);
 	copy_ipv6(&packet->destination, &ip->daddr);
+	if (is_mapped(&packet->source) || is_mapped(&packet->destination))
+		return DROP_MALFORMED; /* would pass for IPv4 in every map */
 	packet->is_ipv6 = 1;
 	at->hop_limit = ip->hop_limit;
-	at->first = 1;
-	at->offset += sizeof(*ip);
-	next = ip->nexthdr;
-	for (int i = 0; i < MAX_EXTENSIONS && is_extension(next); i++) {
-		reason = step_extension(at, &next);
-		if (reason)
-			return reason;
-		if (!at->first) /* what follows is the middle of a datagram */
-			break;
-	}
-	if (at->first && is_extension(next))
-		return DROP_EXTENSIONS;
-	packet->protocol = next;
-	return DROP_NONE;
+	return step_extensions(packet, at, ip->nexthdr);
 }
 
 static __always_inline int parse_tcp(struct packet *packet, struct cursor *at)
@@ -197,11 +223,11 @@ static __always_inline int parse_tcp(struct packet *packet, struct cursor *at)
 	struct tcphdr *tcp = at->data + at->offset;
 	__u8 flags;
 
-	if ((void *)(tcp + 1) > at->end)
+	if ((void *)(tcp + 1) > at->end || at->offset + sizeof(*tcp) > packet->end)
 		return DROP_TRUNCATED;
 	if (tcp->doff < 5)
 		return DROP_MALFORMED;
-	if (at->offset + tcp->doff * 4 > packet->skb->len)
+	if (at->offset + tcp->doff * 4 > packet->end)
 		return DROP_TRUNCATED;
 	flags = ((__u8 *)tcp)[13];
 	if (!(flags & (TCP_SYN | TCP_RST | TCP_ACK)) ||
@@ -217,8 +243,9 @@ static __always_inline int parse_tcp(struct packet *packet, struct cursor *at)
 static __always_inline int parse_ports(struct packet *packet, struct cursor *at)
 {
 	__be16 *ports = at->data + at->offset;
+	__u32 header = packet->protocol == IPPROTO_SCTP ? 12 : 8; /* bytes */
 
-	if ((void *)(ports + 4) > at->end)
+	if ((void *)(ports + 4) > at->end || at->offset + header > packet->end)
 		return DROP_TRUNCATED;
 	packet->source_port = ports[0];
 	packet->destination_port = ports[1];
@@ -231,16 +258,45 @@ static __always_inline int parse_icmp(struct packet *packet, struct cursor *at)
 {
 	struct icmphdr *icmp = at->data + at->offset;
 
-	if ((void *)(icmp + 1) > at->end)
+	if ((void *)(icmp + 1) > at->end || at->offset + sizeof(*icmp) > packet->end)
 		return DROP_TRUNCATED;
 	packet->icmp_type = icmp->type;
-	if (icmp->type == ICMP_ECHO || icmp->type == ICMP_ECHOREPLY) {
+	/* A question from the answering end must not look like an answer, hence one end's port. */
+	if (icmp->type == ICMP_ECHO)
 		packet->source_port = icmp->un.echo.id;
+	else if (icmp->type == ICMP_ECHOREPLY)
 		packet->destination_port = icmp->un.echo.id;
-	} else if (icmp->type == ICMP_DEST_UNREACH || icmp->type == ICMP_TIME_EXCEEDED ||
-		   icmp->type == ICMP_PARAMETERPROB || icmp->type == ICMP_SOURCE_QUENCH) {
+	else if (icmp->type == ICMP_DEST_UNREACH || icmp->type == ICMP_TIME_EXCEEDED ||
+		 icmp->type == ICMP_PARAMETERPROB || icmp->type == ICMP_SOURCE_QUENCH ||
+		 icmp->type == ICMP_REDIRECT)
 		packet->kind = KIND_ICMP_ERROR;
-	}
+	return DROP_NONE;
+}
+
+static __always_inline bool is_discovery(__u8 type)
+{
+	return type >= ICMPV6_ROUTER_SOLICITATION && type <= ICMPV6_REDIRECT;
+}
+
+static __always_inline bool is_listener(__u8 type)
+{
+	return (type >= ICMPV6_LISTENER_QUERY && type <= ICMPV6_LISTENER_DONE) ||
+	       type == ICMPV6_LISTENER_REPORT_2;
+}
+
+/*
+ * What is exempt from policy must not get past the link: neighbour discovery comes from it (RFC
+ * 4861) and is never fragmented (RFC 6980); listener messages go one hop, to groups (RFC 3810).
+ */
+static __always_inline int check_link_scope(struct packet *packet, struct cursor *at, __u8 type)
+{
+	bool group = (packet->destination.word[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
+
+	if (packet->is_fragment)
+		return DROP_NEIGHBOUR;
+	if (is_discovery(type) ? at->hop_limit != 255 : (at->hop_limit != 1 || !group))
+		return DROP_NEIGHBOUR;
+	packet->kind = KIND_NEIGHBOUR;
 	return DROP_NONE;
 }
 
@@ -249,75 +305,37 @@ static __always_inline int parse_icmpv6(struct packet *packet, struct cursor *at
 	struct icmp6hdr *icmp = at->data + at->offset;
 	__u8 type;
 
-	if ((void *)(icmp + 1) > at->end)
+	if ((void *)(icmp + 1) > at->end || at->offset + sizeof(*icmp) > packet->end)
 		return DROP_TRUNCATED;
 	type = icmp->icmp6_type;
 	packet->icmp_type = type;
-	if (type == ICMPV6_ECHO_REQUEST || type == ICMPV6_ECHO_REPLY) {
+	if (type == ICMPV6_ECHO_REQUEST)
 		packet->source_port = icmp->icmp6_dataun.u_echo.identifier;
+	else if (type == ICMPV6_ECHO_REPLY)
 		packet->destination_port = icmp->icmp6_dataun.u_echo.identifier;
-	} else if (type < 128) {
+	else if (type < 128)
 		packet->kind = KIND_ICMP_ERROR;
-	} else if (type >= ICMPV6_ROUTER_SOLICITATION && type <= ICMPV6_REDIRECT) {
-		/* RFC 4861: from the link itself, or not at all */
-		if (at->hop_limit != 255)
-			return DROP_NEIGHBOUR;
-		packet->kind = KIND_NEIGHBOUR;
-	} else if ((type >= ICMPV6_LISTENER_QUERY && type <= ICMPV6_LISTENER_DONE) ||
-		   type == ICMPV6_LISTENER_REPORT_2) {
-		packet->kind = KIND_NEIGHBOUR;
-	}
-	return DROP_NONE;
-}
-
-/* A first fragment leaves its ports for those after it, which have none of their own. */
-static __always_inline int remember_fragment(struct packet *packet, struct cursor *at)
-{
-	struct fragment_key key = {
-		.source = packet->source,
-		.destination = packet->destination,
-		.id = at->fragment,
-		.protocol = packet->protocol,
-	};
-	struct fragment ports = {
-		.source_port = packet->source_port,
-		.destination_port = packet->destination_port,
-	};
-	struct fragment *known;
-
-	if (at->first) {
-		fragments.update(&key, &ports);
-		return DROP_NONE;
-	}
-	known = fragments.lookup(&key);
-	if (!known)
-		return DROP_FRAGMENT;
-	packet->source_port = known->source_port;
-	packet->destination_port = known->destination_port;
-	packet->tcp_flags = TCP_ACK; /* never opens or closes anything */
+	else if (is_discovery(type) || is_listener(type))
+		return check_link_scope(packet, at, type);
 	return DROP_NONE;
 }
 
 static __always_inline int parse_transport(struct packet *packet, struct cursor *at)
 {
-	int reason = DROP_NONE;
-
 	packet->l4 = at->offset;
 	if (at->offset > MAX_L4_OFFSET)
 		return DROP_EXTENSIONS;
-	if (at->first) {
-		if (packet->protocol == IPPROTO_TCP)
-			reason = parse_tcp(packet, at);
-		else if (packet->protocol == IPPROTO_UDP || packet->protocol == IPPROTO_SCTP)
-			reason = parse_ports(packet, at);
-		else if (packet->protocol == IPPROTO_ICMP && !packet->is_ipv6)
-			reason = parse_icmp(packet, at);
-		else if (packet->protocol == IPPROTO_ICMPV6 && packet->is_ipv6)
-			reason = parse_icmpv6(packet, at);
-	}
-	if (!reason && at->fragmented)
-		reason = remember_fragment(packet, at);
-	return reason;
+	if (packet->fragment_offset)
+		return DROP_NONE; /* its ports are those of the first fragment */
+	if (packet->protocol == IPPROTO_TCP)
+		return parse_tcp(packet, at);
+	if (packet->protocol == IPPROTO_UDP || packet->protocol == IPPROTO_SCTP)
+		return parse_ports(packet, at);
+	if (packet->protocol == IPPROTO_ICMP && !packet->is_ipv6)
+		return parse_icmp(packet, at);
+	if (packet->protocol == IPPROTO_ICMPV6 && packet->is_ipv6)
+		return parse_icmpv6(packet, at);
+	return DROP_NONE;
 }
 
 static __always_inline int parse_headers(struct packet *packet)
@@ -333,6 +351,9 @@ static __always_inline int parse_headers(struct packet *packet)
 	if ((void *)(ethernet + 1) > at.end)
 		return DROP_TRUNCATED;
 	packet->kind = KIND_FLOW;
+	packet->fragment_id = 0; /* of an attempt before */
+	packet->is_fragment = 0;
+	packet->fragment_offset = 0;
 	if (packet->skb->vlan_present)
 		return DROP_PROTOCOL;
 	if (ethernet->h_proto == bpf_htons(ETH_P_IP))
@@ -346,8 +367,30 @@ static __always_inline int parse_headers(struct packet *packet)
 	return reason ? reason : parse_transport(packet, &at);
 }
 
+/* Source routing would lead past what policy is asked about. Options as of RFC 791, 3.1. */
+static __always_inline int check_options(struct packet *packet)
+{
+	__u32 at = ETH_HLEN + sizeof(struct iphdr);
+	__u8 type, length;
+
+	for (int i = 0; i < MAX_OPTIONS && at < packet->l4; i++) {
+		if (bpf_skb_load_bytes(packet->skb, at, &type, 1))
+			return DROP_TRUNCATED;
+		if (type == IPV4_OPTION_END)
+			break;
+		if (type == IPV4_OPTION_LOOSE_ROUTE || type == IPV4_OPTION_STRICT_ROUTE)
+			return DROP_EXTENSIONS;
+		if (type == IPV4_OPTION_NOP)
+			length = 1;
+		else if (bpf_skb_load_bytes(packet->skb, at + 1, &length, 1) || length < 2)
+			return DROP_MALFORMED;
+		at += length;
+	}
+	return at > packet->l4 ? DROP_MALFORMED : DROP_NONE;
+}
+
 /* Headers that lie in the packet's pages are made linear, and then tried once more. */
-static __always_inline int parse(struct packet *packet)
+static __always_inline int parse_pulling(struct packet *packet)
 {
 	int reason = DROP_TRUNCATED;
 
@@ -359,9 +402,18 @@ static __always_inline int parse(struct packet *packet)
 		if (reason != DROP_TRUNCATED || linear >= length || linear >= PULL_BYTES)
 			return reason;
 		if (bpf_skb_pull_data(packet->skb, length < PULL_BYTES ? length : PULL_BYTES))
-			return DROP_RELOAD;
+			return reason;
 	}
 	return reason;
+}
+
+static __always_inline int parse(struct packet *packet)
+{
+	int reason = parse_pulling(packet);
+
+	if (reason || packet->is_ipv6 || packet->kind == KIND_ARP)
+		return reason;
+	return check_options(packet);
 }
 
 #endif

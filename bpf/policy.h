@@ -9,22 +9,21 @@
 
 #include "packet.h"
 
+/* A local end, whose policy is asked. */
+struct subject {
+	__u32 identity; /* 0: it is not local */
+	__u32 tenant;
+};
+
 /* One flow as policy sees it. */
 struct question {
-	struct local_addr *source; /* NULL: its egress is not judged here */
-	struct local_addr *destination;
-	__u32 source_identity;
+	struct subject source;
+	struct subject destination;
+	__u32 source_identity; /* as a peer */
 	__u32 destination_identity;
 	__be16 port; /* of the destination */
 	__u8 protocol;
 };
-
-static __always_inline struct identity_value *find_identity(const struct address *address)
-{
-	struct identity_key key = { .prefixlen = 128, .address = *address };
-
-	return identities.lookup(&key);
-}
 
 static __always_inline struct policy_value *find_rule(__u32 subject, __u32 peer, __u8 direction,
 						      const struct question *question)
@@ -53,26 +52,69 @@ static __always_inline struct policy_value *judge_side(__u32 subject, __u32 peer
 	return narrow;
 }
 
-/* The question about the flow that the packet belongs to, whichever way the packet goes. */
+static __always_inline void find_subject(struct subject *subject, const struct address *address)
+{
+	struct local_addr *local = local_addrs.lookup((struct address *)address);
+
+	if (local) {
+		subject->identity = local->identity;
+		subject->tenant = local->tenant;
+	}
+}
+
+static __always_inline __u32 peer_identity(const struct address *address)
+{
+	struct identity_value *identity = find_identity(address);
+
+	return identity ? identity->identity : IDENTITY_WORLD;
+}
+
+/*
+ * The question about the flow that the packet belongs to, whichever way the packet goes. What
+ * goes out to a workload is judged by that workload's policy, also when it is for a group.
+ */
 static __always_inline void pose(struct packet *packet, struct question *question)
 {
 	bool reply = packet->way == FLOW_REPLY;
 	struct address *from = reply ? &packet->destination : &packet->source;
 	struct address *to = reply ? &packet->source : &packet->destination;
-	struct identity_value *identity;
 
-	question->source = local_addrs.lookup(from);
-	question->destination = local_addrs.lookup(to);
-	identity = find_identity(from);
-	question->source_identity = identity ? identity->identity : IDENTITY_WORLD;
-	identity = find_identity(to);
-	question->destination_identity = identity ? identity->identity : IDENTITY_WORLD;
+	find_subject(&question->source, from);
+	find_subject(&question->destination, to);
+	if (packet->hook == TO_WORKLOAD && packet->workload && !reply) {
+		question->destination.identity = packet->workload->identity;
+		question->destination.tenant = packet->workload->tenant;
+	}
+	question->source_identity = peer_identity(from);
+	question->destination_identity = peer_identity(to);
 	question->port = reply ? packet->source_port : packet->destination_port;
 	question->protocol = packet->protocol;
 	packet->source_identity = reply ? question->destination_identity :
 					  question->source_identity;
 	packet->destination_identity = reply ? question->source_identity :
 					       question->destination_identity;
+}
+
+static __always_inline int deny(struct packet *packet, __u32 identity, __u8 direction)
+{
+	packet->verdict = VERDICT_DENY;
+	packet->denied_identity = identity;
+	packet->denied_direction = direction;
+	return direction == DIRECTION_INGRESS ? DROP_POLICY_INGRESS : DROP_POLICY_EGRESS;
+}
+
+/* Of both sides' verdicts, HANDOFF outranks AUDIT, and AUDIT outranks ALLOW. */
+static __always_inline bool outranks(__u8 verdict, __u8 other)
+{
+	return verdict != other && other != VERDICT_HANDOFF && verdict != VERDICT_ALLOW;
+}
+
+static __always_inline void settle(struct packet *packet, const struct policy_value *row,
+				   __u32 tenant)
+{
+	packet->verdict = row->verdict;
+	packet->rule = row->rule;
+	packet->tenant = tenant;
 }
 
 /*
@@ -87,28 +129,23 @@ static __always_inline int judge(struct packet *packet)
 	pose(packet, &question);
 	packet->verdict = VERDICT_ALLOW;
 	packet->rule = 0;
-	if (question.source) {
-		row = judge_side(question.source->identity, question.destination_identity,
+	if (question.source.identity) {
+		row = judge_side(question.source.identity, question.destination_identity,
 				 DIRECTION_EGRESS, &question);
-		packet->verdict = row ? row->verdict : VERDICT_DENY;
 		packet->rule = row ? row->rule : 0;
-		packet->tenant = question.source->tenant;
-		if (packet->verdict == VERDICT_DENY)
-			return DROP_POLICY_EGRESS;
+		if (!row || row->verdict == VERDICT_DENY)
+			return deny(packet, question.source.identity, DIRECTION_EGRESS);
+		settle(packet, row, question.source.tenant);
 	}
-	if (question.destination) {
-		row = judge_side(question.destination->identity, question.source_identity,
+	if (question.destination.identity) {
+		row = judge_side(question.destination.identity, question.source_identity,
 				 DIRECTION_INGRESS, &question);
-		packet->rule = row ? row->rule : 0;
-		packet->count_ingress = !row || row->verdict == VERDICT_DENY;
-		if (packet->count_ingress) {
-			packet->verdict = VERDICT_DENY;
-			return DROP_POLICY_INGRESS;
+		if (!row || row->verdict == VERDICT_DENY) {
+			packet->rule = row ? row->rule : 0;
+			return deny(packet, question.destination.identity, DIRECTION_INGRESS);
 		}
-		if (row->verdict != VERDICT_ALLOW || packet->verdict == VERDICT_ALLOW) {
-			packet->verdict = row->verdict;
-			packet->tenant = question.destination->tenant;
-		}
+		if (!outranks(packet->verdict, row->verdict))
+			settle(packet, row, question.destination.tenant);
 	}
 	return DROP_NONE;
 }

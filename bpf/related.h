@@ -42,16 +42,26 @@ static __always_inline int quote_ipv6(struct packet *packet, __u32 at, __u32 *po
 	return DROP_NONE;
 }
 
+/* Echo has its identifier at the end that asked: the quoted packet's source, or of a reply, not. */
+static __always_inline void quote_echo(struct packet *packet, __u8 type, __be16 id)
+{
+	bool reply = packet->is_ipv6 ? type == ICMPV6_ECHO_REPLY : type == ICMP_ECHOREPLY;
+
+	packet->source_port = reply ? id : 0;
+	packet->destination_port = reply ? 0 : id;
+}
+
 static __always_inline int quote_ports(struct packet *packet, __u32 at)
 {
 	__be16 word[4];
-	bool echo = (packet->protocol == IPPROTO_ICMP && !packet->is_ipv6) ||
-		    (packet->protocol == IPPROTO_ICMPV6 && packet->is_ipv6);
+	bool echo = packet->protocol == (packet->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
 
 	if (bpf_skb_load_bytes(packet->skb, at, word, sizeof(word)))
 		return DROP_TRUNCATED;
-	packet->source_port = echo ? word[2] : word[1];
-	packet->destination_port = echo ? word[2] : word[0];
+	packet->source_port = word[1];
+	packet->destination_port = word[0];
+	if (echo)
+		quote_echo(packet, *(__u8 *)word, word[2]);
 	return DROP_NONE;
 }
 

@@ -59,12 +59,14 @@ static __always_inline int assign_socket(struct packet *packet)
 	__u32 size;
 	bool connected;
 
-	if (packet->kind != KIND_FLOW || packet->protocol != IPPROTO_TCP)
-		return DROP_NONE; /* ICMP errors find their socket by themselves */
+	if (packet->kind != KIND_FLOW || packet->protocol != IPPROTO_TCP || packet->is_fragment)
+		return DROP_NONE; /* what is put together again, and ICMP errors, find their socket */
 	size = socket_tuple(packet, &tuple);
 	socket = bpf_skc_lookup_tcp(packet->skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
 	if (socket) {
-		connected = socket->state != BPF_TCP_LISTEN;
+		/* a new connection does not wait until the last one with its ends is forgotten */
+		connected = socket->state != BPF_TCP_LISTEN &&
+			    !(socket->state == BPF_TCP_TIME_WAIT && opens_tcp(packet));
 		bpf_sk_release(socket);
 		if (connected)
 			return DROP_NONE;

@@ -1,4 +1,4 @@
-"""What `kind: AgentConfig` says, with its defaults. Read by `manifests.config`, used by the agent."""
+"""What `kind: AgentConfig` says, with its defaults. Made by `manifests`, used by the agent."""
 
 from __future__ import annotations
 

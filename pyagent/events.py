@@ -131,7 +131,8 @@ class EventServer:
         if self._closing.is_set():
             return
         self._closing.set()
-        self._wake.send(b"x")
+        with suppress(OSError):  # it may have seen the event, and be gone
+            self._wake.send(b"x")
         self._thread.join(1.0)
         self._wake.close()
 

@@ -35,6 +35,7 @@ _STATS = {choice.name: choice.number for choice in _ABI.lists["STATS"]}
 _BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _IDLE_SECONDS = 10  # a client that sends nothing is let go
 _SHUTDOWN_POLL = 0.1
+_LAST_PORT = 65_535
 
 
 class Metrics(Collector):
@@ -183,7 +184,7 @@ def _proxy_ready(tenants: Table, state: NodeState) -> Metric:
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
-    def __init__(self, host: str | None, port: int) -> None:
+    def __init__(self, host: str, port: int) -> None:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         self.address_family = found[0][0]
         super().__init__(found[0][4][:2], _Handler)  # type: ignore[arg-type]
@@ -252,10 +253,11 @@ def serve(address: str, collector: Collector) -> Endpoint:
     SluiceError when nothing can be served there.
     """
     host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > _LAST_PORT:
+        raise SluiceError(f"metrics cannot be served on {address}: it is not HOST:PORT")
     try:
-        server = _Server(host.removeprefix("[").removesuffix("]") or None, int(port))
-    except (OSError, OverflowError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not HOST:PORT"
-        raise SluiceError(f"metrics cannot be served on {address}: {reason}") from None
+        server = _Server(host.removeprefix("[").removesuffix("]"), int(port))
+    except OSError as error:
+        raise SluiceError(f"metrics cannot be served on {address}: {error.strerror}") from None
     server.set_app(_application(collector))
     return Endpoint(server)

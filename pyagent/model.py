@@ -57,7 +57,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """`v1 Namespace`. `labels` always holds `kubernetes.io/metadata.name`, as Kubernetes sets it."""
+    """`v1 Namespace`. `labels` holds `kubernetes.io/metadata.name`, as Kubernetes sets it."""
 
     name: str
     labels: Labels
@@ -162,7 +162,7 @@ class PolicyRule:
 
 @dataclass(frozen=True, slots=True)
 class NetworkPolicy:
-    """`networking.k8s.io/v1 NetworkPolicy`, `directions` being its policyTypes with defaults applied."""
+    """`networking.k8s.io/v1 NetworkPolicy`; `directions` is policyTypes with defaults applied."""
 
     namespace: str
     name: str

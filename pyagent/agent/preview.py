@@ -36,9 +36,7 @@ def preview(config: AgentConfig, snapshot: Snapshot) -> tuple[Plan, Compiled]:
     numbers = Numbers.from_json(stored) if stored is not None else Numbers()
     compiled, _ = compile_snapshot(snapshot, numbers, facts)
     have, capacities = _rows_in_force(config)
-    ready = frozenset(
-        name for name, number in numbers.tenants.items() if _is_ready(have, number)
-    )
+    ready = frozenset(name for name, number in numbers.tenants.items() if _is_ready(have, number))
     observed = Observed(facts.addresses, workloads, proxies, ready)
     want = desired_rows(snapshot, compiled, observed)
     needed = overflow(have, want, capacities) if capacities else None

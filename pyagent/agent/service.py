@@ -34,7 +34,7 @@ from pyagent.kernel.wiring import Wiring
 from pyagent.proxies import PROXY_PORT, Proxies
 from pyagent.sources.base import Source
 from pyagent.sources.directory import DirectorySource
-from pyagent.state import NodeState, events_path, lock_path
+from pyagent.state import NodeState, lock_path
 
 _RESYNC = 10.0  # seconds between two looks at what nobody tells of
 
@@ -107,7 +107,7 @@ class Agent:
         self._source = source
         self._words: queue.SimpleQueue[_Word] = queue.SimpleQueue()
         self._stopping = threading.Event()
-        self._metrics = metrics.Metrics()
+        self._metrics = metrics.Metrics(version("sluice"))
         self._reconciler: Reconciler | None = None
         self._state = NodeState(config.node, version("sluice"), os.getpid(), time.time())
 
@@ -129,7 +129,7 @@ class Agent:
             self._reconciler = Reconciler(
                 self._config, netlink, programs.fds, tables, proxies, self._state
             )
-            self._serve(stack, pin_folder, tables)
+            self._serve(stack, pin_folder)
             _log.info(
                 "programs %s, %d rows found",
                 "compiled" if programs.compiled else "adopted",
@@ -143,13 +143,13 @@ class Agent:
         self._stopping.set()
         self._words.put(_Word.STOP)
 
-    def _serve(self, stack: ExitStack, pin_folder: Path, tables: Tables) -> None:
+    def _serve(self, stack: ExitStack, pin_folder: Path) -> None:
         """The event socket and the metrics endpoint."""
         ring = RingBuffer(bpf.open_pin(pin_folder / "events"))
-        events = EventServer(ring, events_path(self._config.run_dir), self._current_state)
+        events = EventServer(ring, self._config.run_dir, self._current_state)
         stack.callback(events.close)
         if self._config.metrics_address is not None:
-            collector = metrics.Collector(tables, self._current_state, self._metrics)
+            collector = metrics.NodeCollector(pin_folder, self._current_state, self._metrics)
             stack.callback(metrics.serve(self._config.metrics_address, collector).close)
 
     def _current_state(self) -> NodeState:

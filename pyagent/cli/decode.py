@@ -20,9 +20,10 @@ Row = dict[str, Any]
 
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
 _IDENTITIES = ("identity", "subject", "peer")
+# Of the fields called `flags`: the prefix of the constants in abi.h, and the rest of their names.
 _FLAGS = {
-    "conntrack": ("FLOW_LOW_IS_ORIGINATOR", "FLOW_FROM_PROXY", "FLOW_REPLIED"),
-    "identities": ("IDENTITY_IS_NODE",),
+    "conntrack": ("FLOW_", ("LOW_IS_ORIGINATOR", "FROM_PROXY", "REPLIED")),
+    "identities": ("IDENTITY_IS_", ("NODE",)),
 }
 # Of a table: the column that stands for a field, and, as "", the fields that are part of it.
 _REPLACED = {
@@ -69,11 +70,8 @@ def choices(map_name: str) -> dict[str, dict[int, str]]:
 def flag_names(map_name: str, flags: int) -> list[str]:
     """The names of the bits that are set, of the fields called `flags`."""
     constants = abi.load().constants
-    return [
-        name.split("_", 1)[1].lower()
-        for name in _FLAGS.get(map_name, ())
-        if flags & constants.get(name, 0)
-    ]
+    prefix, names = _FLAGS[map_name]
+    return [name.lower() for name in names if flags & constants[prefix + name]]
 
 
 def ports_text(prefixlen: int, port: int) -> str:

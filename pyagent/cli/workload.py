@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from pyagent.cli.decode import Row, number_in
-from pyagent.cli.node import open_tables, read_config, state_in_force
+from pyagent.cli.node import open_table, read_config, state_in_force
 from pyagent.cli.options import config_option, output_option
 from pyagent.cli.output import Format, emit, emit_value
 from pyagent.cli.workload_files import add_workload, delete_workload
@@ -145,18 +145,17 @@ def _row(entry: WorkloadState, state: NodeState, counters: dict[int, Counters] |
 def _counters(state_dir: Path) -> dict[int, Counters] | None:
     """Packets and bytes by identity, direction and what became of them; None without maps."""
     try:
-        tables = open_tables(state_dir)
+        table = open_table(state_dir, "counters")
     except KernelError:
         return None
     found: defaultdict[int, Counters] = defaultdict(dict)
     directions = {abi.load().constants["DIRECTION_EGRESS"]: "egress"}
-    with tables:
-        for key, value in tables["counters"].records():
-            direction = directions.get(number_in(key, "direction"), "ingress")
-            outcome = "dropped" if key["reason"] else "forwarded"
-            sums = found[number_in(key, "identity")].setdefault(direction, _zeros())
-            sums[f"{outcome}_packets"] += number_in(value, "packets")
-            sums[f"{outcome}_bytes"] += number_in(value, "bytes")
+    for key, value in table.records():
+        direction = directions.get(number_in(key, "direction"), "ingress")
+        outcome = "dropped" if key["reason"] else "forwarded"
+        sums = found[number_in(key, "identity")].setdefault(direction, _zeros())
+        sums[f"{outcome}_packets"] += number_in(value, "packets")
+        sums[f"{outcome}_bytes"] += number_in(value, "bytes")
     return found
 
 

@@ -59,7 +59,7 @@ async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
         "method": scope["method"],
         "path": scope["path"],
         "protocol": f"HTTP/{scope['http_version']}",
-        "headers": [[name.decode("latin1"), text.decode("latin1")] for name, text in scope["headers"]],
+        "headers": [[part.decode("latin1") for part in header] for header in scope["headers"]],
         "bytes": len(body),
         "sha256": hashlib.sha256(body).hexdigest(),
     }

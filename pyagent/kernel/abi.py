@@ -8,12 +8,14 @@ a hundred thousand rows. `loader` holds these sizes against those that the compi
 from __future__ import annotations
 
 import re
+import socket
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import Any
 
 from dissect.cstruct import cstruct
 
@@ -21,8 +23,9 @@ from pyagent.bpfsource import bpf_directory
 from pyagent.errors import KernelError
 from pyagent.model import Address
 
+# What a field of a record may hold, and a struct's fields by name.
 Value = int | str | Address | tuple[int, ...]
-Record = dict[str, Value]
+Record = dict[str, Any]
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 _TYPES = {"__u8": "B", "__u16": "H", "__u32": "I", "__u64": "Q", "__be16": "H", "__be32": "I"}
@@ -43,7 +46,8 @@ def unpack_address(raw: bytes) -> Address:
 
 
 def _swap16(number: int) -> int:
-    return int.from_bytes(number.to_bytes(2, "big"), "little") if struct.pack("=H", 1)[0] else number
+    """Between host and network order."""
+    return socket.htons(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +70,18 @@ class Layout:
         self._struct = struct.Struct("=" + code)
         self.size = self._struct.size
 
-    def pack(self, record: Mapping[str, Value]) -> bytes:
+    def pack(self, record: Mapping[str, Any]) -> bytes:
         """The record's bytes, padding zero."""
         flat: list[int | bytes] = []
         for field in self.fields:
             value = record.get(field.name, 0)
             if field.kind == "address":
-                flat.append(pack_address(value) if value else bytes(16))  # type: ignore[arg-type]
+                flat.append(pack_address(value) if value else bytes(16))
             elif field.kind == "mac":
                 flat.append(bytes.fromhex(str(value).replace(":", "")) if value else bytes(6))
             elif field.kind == "array":
                 flat.extend(value if isinstance(value, tuple) else (0,) * field.count)
             else:
-                assert isinstance(value, int)
                 flat.append(_swap16(value) if field.kind == "be16" else value)
         return self._struct.pack(*flat)
 
@@ -125,7 +128,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Abi:
-    """Everything that both sides agree on. `lists` is keyed by the macro's name, such as VERDICTS."""
+    """Everything that both sides agree on; `lists` by the macro's name, such as VERDICTS."""
 
     version: int
     constants: Mapping[str, int]
@@ -160,9 +163,7 @@ def _layouts(text: str) -> dict[str, Layout]:
     parser.load(_TYPEDEFS + plain, align=True)
     layouts = {}
     for name, body in re.findall(r"struct (\w+) \{(.*?)\n\};", plain, flags=re.S):
-        declared = dict(
-            (field, kind) for kind, field in re.findall(r"(\w+) (\w+)(?:\[\d+\])?;", body)
-        )
+        declared = {field: kind for kind, field in re.findall(r"(\w+) (\w+)(?:\[\d+\])?;", body)}
         parsed = parser.resolve(name)
         code, fields, at = "", [], 0
         for member in parsed.__fields__:

@@ -7,7 +7,7 @@ needs the pins and nothing else: no compiler, no running agent.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -48,13 +48,13 @@ def _policy_key(key: PolicyKey) -> abi.Record:
 
 
 def _read_policy_key(record: abi.Record) -> PolicyKey:
-    bits = max(int(record["prefixlen"]) - _POLICY_PORTS, 0)  # type: ignore[arg-type]
+    bits = max(int(record["prefixlen"]) - _POLICY_PORTS, 0)
     return PolicyKey(
-        int(record["subject"]),  # type: ignore[arg-type]
-        int(record["peer"]),  # type: ignore[arg-type]
+        int(record["subject"]),
+        int(record["peer"]),
         Direction(record["direction"]),
         Protocol(record["protocol"]),
-        int(record["port"]),  # type: ignore[arg-type]
+        int(record["port"]),
         bits,
     )
 
@@ -65,7 +65,7 @@ def _prefix_key(network: Network) -> abi.Record:
 
 
 def _read_prefix(record: abi.Record) -> Network:
-    address, bits = record["address"], int(record["prefixlen"])  # type: ignore[arg-type]
+    address, bits = record["address"], int(record["prefixlen"])
     if isinstance(ip_network(str(address)), IPv4Network) and bits >= 96:
         return IPv4Network((str(address), bits - 96))
     return IPv6Network((str(address), bits))
@@ -86,25 +86,25 @@ _CODECS = {
         lambda index: {"ifindex": index},
         lambda r: r["ifindex"],
         WorkloadRow._asdict,
-        lambda r: WorkloadRow(**r),  # type: ignore[arg-type]
+        lambda r: WorkloadRow(**r),
     ),
     "local_addrs": _Codec(
         lambda address: {"address": address},
         lambda r: r["address"],
         LocalRow._asdict,
-        lambda r: LocalRow(**r),  # type: ignore[arg-type]
+        lambda r: LocalRow(**r),
     ),
     "identities": _Codec(
         _prefix_key,
         _read_prefix,
         lambda row: {"identity": row.identity, "flags": int(row.node)},
-        lambda r: IdentityRow(int(r["identity"]), bool(r["flags"])),  # type: ignore[arg-type]
+        lambda r: IdentityRow(int(r["identity"]), bool(r["flags"])),
     ),
     "policy": _Codec(
         _policy_key,
         _read_policy_key,
         PolicyValue._asdict,
-        lambda r: PolicyValue(Verdict(r["verdict"]), int(r["precedence"]), int(r["rule"])),  # type: ignore[arg-type]
+        lambda r: PolicyValue(Verdict(r["verdict"]), int(r["precedence"]), int(r["rule"])),
     ),
     "tenants": _Codec(
         lambda number: {"tenant": number},
@@ -115,7 +115,7 @@ _CODECS = {
             "failure_mode": int(row.failure_mode is FailureMode.OPEN),
         },
         lambda r: TenantRow(
-            int(r["proxy"]),  # type: ignore[arg-type]
+            int(r["proxy"]),
             bool(r["ready"]),
             FailureMode.OPEN if r["failure_mode"] else FailureMode.CLOSED,
         ),
@@ -124,7 +124,7 @@ _CODECS = {
         lambda index: {"ifindex": index},
         lambda r: r["ifindex"],
         ProxyRow._asdict,
-        lambda r: ProxyRow(**r),  # type: ignore[arg-type]
+        lambda r: ProxyRow(**r),
     ),
 }
 
@@ -159,23 +159,23 @@ class Table:
         if not self.map.per_cpu:
             return self.layout.value.unpack(raw)
         parts = [self.layout.value.unpack(part) for part in self.map.split(raw)]
-        return {name: sum(int(part[name]) for part in parts) for name in parts[0]}  # type: ignore[arg-type]
+        return {name: sum(int(part[name]) for part in parts) for name in parts[0]}
 
     def records(self) -> Iterator[tuple[abi.Record, abi.Record]]:
         """Keys and values of all entries."""
         for key, value in self.map.entries():
             yield self.layout.key.unpack(key), self.record(value)
 
-    def get(self, key: abi.Record) -> abi.Record | None:
+    def get(self, key: Mapping[str, Any]) -> abi.Record | None:
         """The value at a key, or None."""
         raw = self.map.get(self.layout.key.pack(key))
         return None if raw is None else self.record(raw)
 
-    def put(self, key: abi.Record, value: abi.Record) -> None:
+    def put(self, key: Mapping[str, Any], value: Mapping[str, Any]) -> None:
         """Writes one entry."""
         self.map.put(self.layout.key.pack(key), self.layout.value.pack(value))
 
-    def delete(self, key: abi.Record) -> bool:
+    def delete(self, key: Mapping[str, Any]) -> bool:
         """Removes one entry; False when there was none."""
         return self.map.delete(self.layout.key.pack(key))
 
@@ -252,5 +252,5 @@ class Tables:
 
     def move_revision(self) -> None:
         """Makes every flow's verdict outdated."""
-        revision = int((self["settings"].get({"index": 0}) or {}).get("revision", 0))  # type: ignore[arg-type]
+        revision = int((self["settings"].get({"index": 0}) or {}).get("revision", 0))
         self["settings"].put({"index": 0}, {"revision": (revision + 1) % 2**32})

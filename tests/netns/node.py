@@ -26,7 +26,7 @@ from pyagent.kernel import pins
 from pyagent.kernel.tables import Tables
 from pyagent.state import NodeState, read_state
 
-SLUICE = (sys.executable, "-m", "pyagent.cli.main")
+SLUICE = (str(Path(sys.executable).with_name("sluice")),)
 ROOT = Path(__file__).parents[2]
 
 
@@ -75,7 +75,9 @@ class Netns:
         self.processes.append(process)
         return process
 
-    def serve(self, *, http: Sequence[int] = (), tcp: Sequence[int] = (), udp: Sequence[int] = ()) -> None:
+    def serve(
+        self, *, http: Sequence[int] = (), tcp: Sequence[int] = (), udp: Sequence[int] = ()
+    ) -> None:
         """Starts the demo's server and waits until it listens."""
         ports = [
             word
@@ -99,10 +101,10 @@ class Netns:
         before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         inside = os.open(self.path, os.O_RDONLY)
         try:
-            os.setns(inside, os.CLONE_NEWNET) if hasattr(os, "setns") else _setns(inside)
+            _setns(inside)
             return socket.socket(family, kind)
         finally:
-            os.setns(before, os.CLONE_NEWNET) if hasattr(os, "setns") else _setns(before)
+            _setns(before)
             os.close(before)
             os.close(inside)
 
@@ -123,7 +125,9 @@ def _setns(descriptor: int) -> None:
     assert ctypes.CDLL(None, use_errno=True).setns(descriptor, 0x40000000) == 0
 
 
-def workload(host: Netns, namespace: str, name: str, addresses: Sequence[str], **spec: Any) -> dict[str, Any]:
+def workload(
+    host: Netns, namespace: str, name: str, addresses: Sequence[str], **spec: Any
+) -> dict[str, Any]:
     """A Workload manifest of the `netns` form."""
     return {
         "apiVersion": "sluice.dev/v1alpha1",
@@ -165,7 +169,11 @@ class Node(Netns):
         folder = Path(self._folder.name)
         folder.chmod(0o755)  # proxies are no root
         self.state_dir, self.run_dir = folder / "state", folder / "run"
-        self.manifests, self.config, self.log = folder / "manifests", folder / "agent.yaml", folder / "agent.log"
+        self.manifests, self.config, self.log = (
+            folder / "manifests",
+            folder / "agent.yaml",
+            folder / "agent.log",
+        )
         self.manifests.mkdir()
         self.configure()
         for command in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.netns.node import Node, policy, tenant, workload
+from tests.netns.node import Node, policy, tenant, wait_for, workload
 
 
 def test_a_request_is_handed_off_and_the_server_sees_the_client(node: Node) -> None:
@@ -26,5 +26,5 @@ def test_a_request_is_handed_off_and_the_server_sees_the_client(node: Node) -> N
         code, body = client.curl(url)
         assert code == 200
         assert json.loads(body)["client"] == address
-    log = (node.state_dir / "proxies/shop/access.log").read_text().splitlines()
-    assert len(log) == 2
+    log = node.state_dir / "proxies/shop/access.log"
+    wait_for(lambda: len(log.read_text().splitlines()) == 2, "both requests in the access log")

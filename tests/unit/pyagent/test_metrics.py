@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -22,8 +21,15 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 DEADLINE = 5.0
 
 
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def get(port: int, path: str = "/metrics", host: str = "127.0.0.1") -> str:
-    with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=DEADLINE) as answer:
+    with OPENER.open(f"http://{host}:{port}{path}", timeout=DEADLINE) as answer:
         text: str = answer.read().decode()
         return text
 
@@ -140,7 +146,7 @@ def test_a_name_is_resolved(metrics: Metrics) -> None:
         ("127.0.0.1:http", "HOST:PORT"),
         ("127.0.0.1:70000", "HOST:PORT"),
         ("192.0.2.1:9464", "assign requested address"),
-        ("no-such-host.invalid:9464", "no-such-host.invalid"),
+        (":9464", "HOST:PORT"),
     ],
 )
 def test_an_address_that_will_not_do(metrics: Metrics, address: str, why: str) -> None:
@@ -151,10 +157,10 @@ def test_an_address_that_will_not_do(metrics: Metrics, address: str, why: str) -
 
 
 def test_a_taken_port(metrics: Metrics, endpoint: Endpoint) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     with pytest.raises(SluiceError, match="Address already in use"):
         serve(f"127.0.0.1:{endpoint.port}", metrics)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 def test_close_ends_the_thread_and_frees_the_port(metrics: Metrics) -> None:
@@ -175,9 +181,6 @@ def test_a_client_that_says_nothing_keeps_nobody_waiting(endpoint: Endpoint) -> 
 
 
 def test_many_scrapes_leak_no_descriptor(endpoint: Endpoint) -> None:
-    def descriptors() -> int:
-        return len(os.listdir("/proc/self/fd"))
-
     get(endpoint.port)
     before = descriptors()
     for _ in range(50):
