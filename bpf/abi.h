@@ -235,7 +235,7 @@ struct counter {
 /* settings: one entry, written by the agent. */
 struct settings {
 	__u32 revision; /* of the policy; a flow with another one is judged again */
-	__u32 pad;
+	__u32 pending;  /* 1 while rows are written for which the revision has yet to move */
 };
 
 /* X(name, number) */

@@ -27,7 +27,7 @@
 #define IPV4_OPTION_NOP 1
 #define IPV4_OPTION_LOOSE_ROUTE 131
 #define IPV4_OPTION_STRICT_ROUTE 137
-#define MAX_OPTIONS 40 /* all of them no-operations */
+#define MAX_OPTIONS 12
 #define IPV6_FRAGMENT_OFFSET bpf_htons(0xfff8)
 #define IPV6_MORE_FRAGMENTS bpf_htons(0x0001)
 
@@ -377,7 +377,7 @@ static __always_inline int check_options(struct packet *packet)
 		if (bpf_skb_load_bytes(packet->skb, at, &type, 1))
 			return DROP_TRUNCATED;
 		if (type == IPV4_OPTION_END)
-			break;
+			return DROP_NONE;
 		if (type == IPV4_OPTION_LOOSE_ROUTE || type == IPV4_OPTION_STRICT_ROUTE)
 			return DROP_EXTENSIONS;
 		if (type == IPV4_OPTION_NOP)
@@ -386,6 +386,8 @@ static __always_inline int check_options(struct packet *packet)
 			return DROP_MALFORMED;
 		at += length;
 	}
+	if (at < packet->l4)
+		return DROP_EXTENSIONS;
 	return at > packet->l4 ? DROP_MALFORMED : DROP_NONE;
 }
 

@@ -5,24 +5,21 @@ Nothing here waits for a proxy without a bound. The supervisor decides when to s
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import signal
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from l7proxy import files, launch, procfs, record, status
 from l7proxy.admin import Admin
-from l7proxy.bootstrap import bootstrap
-from l7proxy.clusters import clusters
 from l7proxy.errors import ProxyFailure
-from l7proxy.listeners import listeners
 from l7proxy.procfs import Process
 from l7proxy.record import Record
 from l7proxy.spec import ADMIN_SOCKET, BOOTSTRAP_FILE, ProxySpec
 from l7proxy.status import Health, ProxyStatus
-from l7proxy.xds import version_of
+from l7proxy.texts import fingerprint, spec_hash, texts
 
 DRAIN = 5.0
 """Seconds that requests get to finish before SIGTERM."""
@@ -32,20 +29,6 @@ GRACE = 2.0
 
 ACCESS_LOG_BYTES = 64 * 1024 * 1024
 _PAUSE = 0.02
-
-
-def spec_hash(spec: ProxySpec) -> str:
-    """Digest of what only a restart can change; the rest reaches a running Envoy by its files."""
-    fixed = (
-        bootstrap(spec),
-        spec.netns,
-        spec.uid,
-        spec.gid,
-        spec.cgroup,
-        os.path.realpath(spec.envoy),
-        spec.concurrency,
-    )
-    return hashlib.sha256(json.dumps(fixed).encode()).hexdigest()[:16]
 
 
 class Proxy:
@@ -85,23 +68,30 @@ class Proxy:
         previous = self._record or record.read(spec.directory)
         files.make_directory(spec.directory, spec.uid, spec.gid)
         _end_strays(spec, envoy)
-        files.write(spec.bootstrap_path, bootstrap(spec), spec.uid, spec.gid)
-        self.apply()
+        files.write(spec.bootstrap_path, texts(spec).bootstrap, spec.uid, spec.gid)
+        self._write_watched()
         files.remove(spec.admin_path)
         arguments = launch.command(spec, envoy, launch.open_files())
         pid, self._log_begins = launch.spawn(arguments, spec.log_path)
         self._process = Process(pid)
-        self._record = Record(
-            tenant=spec.tenant,
-            pid=pid,
-            start_time=procfs.start_time(pid) or 0,
-            envoy=envoy,
-            envoy_version=version,
-            spec_hash=spec_hash(spec),
-            restarts=previous.restarts + 1 if previous else 0,
+        self._keep(
+            Record(
+                tenant=spec.tenant,
+                pid=pid,
+                start_time=procfs.start_time(pid) or 0,
+                envoy=envoy,
+                envoy_version=version,
+                spec_hash=spec_hash(spec),
+                fingerprint=fingerprint(spec),
+                restarts=previous.restarts + 1 if previous else 0,
+            )
         )
-        text = record.encode(self._record)
-        files.write(record.path(spec.directory), text, spec.uid, spec.gid)
+
+    def _keep(self, note: Record) -> None:
+        """Leave the note for another run of the agent."""
+        self._record = note
+        path = record.path(self.spec.directory)
+        files.write(path, record.encode(note), self.spec.uid, self.spec.gid)
 
     def adopt(self) -> bool:
         """Take over the process that an earlier run started, if it is still that very one."""
@@ -118,7 +108,7 @@ class Proxy:
         """Whether the running process is not what a start now would give."""
         if self._process is None or self._record is None:
             return True
-        if self._record.spec_hash != spec_hash(self.spec):
+        if not self._as_built() and self._record.spec_hash != spec_hash(self.spec):
             return True
         try:
             its_own = Path(f"/proc/{self._process.pid}/ns/net").stat().st_ino
@@ -126,17 +116,27 @@ class Proxy:
         except OSError:
             return True
 
-    def apply(self) -> None:
-        """Bring the files that Envoy watches up to date. Unchanged ones are left alone.
+    def _as_built(self) -> bool:
+        """Whether the files are those that would be built now."""
+        return self._record is not None and self._record.fingerprint == fingerprint(self.spec)
 
-        Clusters come before the listeners that name them.
-        """
-        spec = self.spec
-        texts = (clusters(spec), listeners(spec))
-        for path, text in zip((spec.clusters_path, spec.listeners_path), texts, strict=True):
+    def apply(self) -> None:
+        """Bring the files that the running Envoy watches up to date."""
+        if self._as_built() or self._record is None:
+            return
+        # Whoever dies in between leaves no note that vouches for files of another spec.
+        self._keep(replace(self._record, fingerprint=""))
+        self._write_watched()
+        self._keep(replace(self._record, fingerprint=fingerprint(self.spec)))
+
+    def _write_watched(self) -> None:
+        """Unchanged files are left alone. Clusters come before the listeners that name them."""
+        spec, built = self.spec, texts(self.spec)
+        wanted = ((spec.clusters_path, built.clusters), (spec.listeners_path, built.listeners))
+        for path, text in wanted:
             if files.read(path) != text:
                 files.write(path, text, spec.uid, spec.gid)
-        self._versions = (version_of(texts[1]), version_of(texts[0]))
+        self._versions = built.versions
 
     def check(self, health: Health) -> ProxyStatus:
         """The status that an answer of the admin socket amounts to."""
@@ -218,12 +218,15 @@ class Proxy:
             self._process.signal(signal.SIGKILL)
             self._process.wait(GRACE)
 
-    def stop(self, drain: float = DRAIN) -> None:
-        """End it for good: let requests finish for `drain` seconds, then terminate, then kill."""
+    def stop(self, drain: float = DRAIN, hurry: threading.Event | None = None) -> None:
+        """End it for good: let requests finish for `drain` seconds, then terminate, then kill.
+
+        `hurry`, once set, ends the draining.
+        """
         if self._process is None:
             self.adopt()
         if self._process is not None:
-            _terminate(self._process, self.admin, drain)
+            _terminate(self._process, self.admin, drain, hurry or threading.Event())
         self.forget()
         _end_strays(self.spec, os.path.realpath(self.spec.envoy))
         _leave_nothing(self.spec.directory)
@@ -234,19 +237,20 @@ def stop_recorded(directory: str, drain: float = DRAIN) -> bool:
     note = record.read(directory)
     process = None if note is None else record.process_of(note, os.lstat(directory).st_uid)
     if process is not None:
-        _terminate(process, Admin(f"{directory}/{ADMIN_SOCKET}", process.pid), drain)
+        admin = Admin(f"{directory}/{ADMIN_SOCKET}", process.pid)
+        _terminate(process, admin, drain, threading.Event())
         process.close()
     _leave_nothing(directory)
     return process is not None
 
 
-def _terminate(process: Process, admin: Admin, drain: float) -> None:
+def _terminate(process: Process, admin: Admin, drain: float, hurry: threading.Event) -> None:
     """New requests are discouraged, running ones finish; then the process ends, willing or not."""
     deadline = time.monotonic() + drain
     try:
         if drain > 0:
             admin.get("/drain_listeners?graceful&skip_exit", "POST")
-        while time.monotonic() < deadline and status.check(admin).busy:
+        while time.monotonic() < deadline and not hurry.is_set() and status.check(admin).busy:
             if process.wait(_PAUSE):
                 break
     except ProxyFailure:

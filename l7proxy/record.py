@@ -17,7 +17,8 @@ class Record:
     """Which process it is, and what it was started as.
 
     `start_time` is in clock ticks since boot; `envoy` is the binary's real path; `spec_hash`
-    covers what only a restart can change; `restarts` counts the starts after the first.
+    covers what only a restart can change, `fingerprint` everything, the watched files included;
+    `restarts` counts the starts after the first.
     """
 
     tenant: str
@@ -26,6 +27,7 @@ class Record:
     envoy: str
     envoy_version: str
     spec_hash: str
+    fingerprint: str
     restarts: int = 0
 
 

@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 
 from l7proxy import backoff, launch, status
 from l7proxy.errors import ProxyFailure
-from l7proxy.process import DRAIN, Proxy, spec_hash
+from l7proxy.process import DRAIN, Proxy
 from l7proxy.spec import ProxySpec
 from l7proxy.status import ProxyStatus
+from l7proxy.texts import spec_hash
 
 OnChange = Callable[[str, bool], None]
 Result = TypeVar("Result")
@@ -42,6 +43,7 @@ class _Kept:
 
     proxy: Proxy
     status: ProxyStatus
+    known: bool = False  # not while an adopted process has yet to be asked
     ready: bool = False
     ready_since: float = 0.0  # monotonic
     serving: float = 0.0  # seconds of readiness in this life
@@ -52,7 +54,8 @@ class _Kept:
 class Supervisor:
     """Runs one proxy for each tenant that it was given. Thread-safe.
 
-    `on_change(tenant, ready)` is called at each change, starting from not ready.
+    `on_change(tenant, ready)` is called at each change, starting from not ready, and when it
+    turns out that an adopted proxy is not.
     """
 
     def __init__(self, on_change: OnChange) -> None:
@@ -72,7 +75,8 @@ class Supervisor:
         self._teller.start()
 
     def ensure(self, spec: ProxySpec) -> None:
-        """Have this proxy running: adopt it, start it, or change it. Does not wait for readiness.
+        """Have this proxy running: adopt it, start it, or change it. Does not wait for readiness,
+        but whether there was one to adopt shows in `readiness` from now on.
 
         A change that a running Envoy can take leaves its process and connections alone; any other
         ends the old process first. ProxyFailure when the spec cannot work; nothing changes then.
@@ -80,21 +84,36 @@ class Supervisor:
         launch.check(spec)
         self._run(self._ensure(spec))
 
-    def remove(self, tenant: str, drain: float = DRAIN) -> None:
-        """Stop a tenant's proxy; returns when its process is gone. No callback comes any more."""
+    def remove(
+        self, tenant: str, drain: float = DRAIN, hurry: threading.Event | None = None
+    ) -> bool:
+        """Stop a tenant's proxy; returns when its process is gone. No callback comes any more.
+
+        `hurry`, once set, ends the draining. False when there is no such proxy here.
+        """
         kept = self._run(self._give_up(tenant))
         if kept is not None:
-            kept.proxy.stop(drain)
+            kept.proxy.stop(drain, hurry)
+        return kept is not None
 
     def list(self) -> tuple[ProxyStatus, ...]:
         """How every proxy fared when it was last looked at, by tenant."""
         return tuple(kept.status for _, kept in sorted(self._kept.copy().items()))
 
+    def readiness(self) -> dict[str, bool]:
+        """Whether each proxy serves, by tenant; one that was adopted and has yet to answer for the
+        first time is left out."""
+        return {name: kept.ready for name, kept in self._kept.copy().items() if kept.known}
+
+    def wait_until(self, condition: Callable[[], bool], timeout: float) -> bool:
+        """Wait for a condition on what the other methods tell; whether it has come."""
+        with self._news:
+            return self._news.wait_for(condition, timeout)
+
     def wait_ready(self, tenant: str, timeout: float) -> None:
         """Return once the proxy serves; ProxyFailure, saying why not, when it is late."""
-        with self._news:
-            if self._news.wait_for(lambda: self._is_ready(tenant), timeout):
-                return
+        if self.wait_until(lambda: self._is_ready(tenant), timeout):
+            return
         kept = self._kept.get(tenant)
         why = (kept.status.error if kept else None) or "it does not serve yet"
         raise ProxyFailure(f"the proxy of {tenant} is not ready: {why}")
@@ -156,7 +175,9 @@ class Supervisor:
         if old is not None:
             await self._detach(spec.tenant)
         proxy = Proxy(spec)
-        kept = _Kept(proxy, proxy.unanswered("not started yet"))
+        found = old is None and proxy.adopt()
+        kept = _Kept(proxy, proxy.unanswered("not asked yet" if found else "not started yet"))
+        kept.known = not found
         self._kept[spec.tenant] = kept
         if old is not None and old.ready:
             self._changes.put((kept, False))
@@ -187,6 +208,8 @@ class Supervisor:
         if predecessor is not None:
             await self._end(predecessor)
         running = await self._take_over(proxy)
+        if not running:
+            self._note(kept, proxy.unanswered("not started yet"))
         while True:
             kept.serving = 0.0
             reason = await self._live(kept, running)
@@ -198,8 +221,8 @@ class Supervisor:
             await asyncio.sleep(backoff.delay(failures))
 
     async def _take_over(self, proxy: Proxy) -> bool:
-        """Adopt what runs already, unless only another process can be what is wanted now."""
-        if not proxy.adopt():
+        """Go on with what runs already, unless only another process can be what is wanted now."""
+        if proxy.process is None and not proxy.adopt():
             return False
         if proxy.outdated():
             await self._end(proxy)
@@ -281,13 +304,13 @@ class Supervisor:
         self._set_ready(kept, now.ready)
 
     def _set_ready(self, kept: _Kept, ready: bool) -> None:
-        if ready == kept.ready:
+        if ready == kept.ready and kept.known:
             return
         if ready:
             kept.ready_since = time.monotonic()
-        else:
+        elif kept.ready:
             kept.serving += time.monotonic() - kept.ready_since
         with self._news:
-            kept.ready = ready
+            kept.ready, kept.known = ready, True
             self._news.notify_all()
         self._changes.put((kept, ready))

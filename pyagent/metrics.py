@@ -106,7 +106,7 @@ def _packets(counters: Table) -> Iterator[Metric]:
     for key, value in counters.records():
         kind: Any = (key["reason"], key["direction"])
         packets, size = totals.get(kind, (0, 0))
-        totals[kind] = (packets + value["packets"], size + value["bytes"])  # type: ignore[operator]
+        totals[kind] = (packets + value["packets"], size + value["bytes"])
     drops = CounterMetricFamily(
         "sluice_drop_count",
         "Packets dropped, by reason and by direction as the workload sees it.",
@@ -133,7 +133,7 @@ def _packets(counters: Table) -> Iterator[Metric]:
 def _stats(stats: Table) -> Iterator[Metric]:
     def count(name: str) -> int:
         record = stats.get({"index": _STATS[name]}) or {}
-        return int(record.get("value", 0))  # type: ignore[arg-type]
+        return int(record.get("value", 0))
 
     handoffs = CounterMetricFamily(
         "sluice_handoff",
@@ -157,7 +157,7 @@ def _stats(stats: Table) -> Iterator[Metric]:
 def _pressure(tables: Tables) -> Metric:
     """How full each map is; arrays, which always are, are left out.
 
-    The kernel tells no count, so the entries are read in batches: about a microsecond each.
+    The kernel tells no count, so the entries are read in batches: half a microsecond each.
     """
     pressure = GaugeMetricFamily(
         "sluice_map_pressure", "Entries of a map as a part of its capacity.", labels=("map",)

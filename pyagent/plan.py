@@ -141,7 +141,7 @@ _JUDGED_BY = frozenset({"policy", "identities", "workloads", "local_addrs"})
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The writes to one map: `put` is added or replaced, `remove` goes."""
+    """The writes to one map: either `put` is added or replaced, or `remove` goes."""
 
     map: str
     put: Mapping[Any, Any] = field(default_factory=dict)

@@ -14,20 +14,27 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from threading import Event
+from typing import NamedTuple
 
 from l7proxy.errors import ProxyFailure
+from l7proxy.process import stop_recorded
 from l7proxy.spec import ProxySpec
 from l7proxy.supervisor import Supervisor
 from pyagent.errors import ProxyError, SluiceError
 from pyagent.kernel import wiring as wires
-from pyagent.kernel.netlink import Netlink, namespace_path
+from pyagent.kernel.namespaces import NamespaceId, namespace_id
+from pyagent.kernel.netlink import Hook, Netlink, namespace_path
 from pyagent.kernel.wiring import Wiring
 from pyagent.plan import Wired
 
 PROXY_PORT = 15001
 _FIRST_UID = 1_879_000_000  # far from people's, services' and container managers' ranges
 _READY_WITHIN = 5.0  # seconds that a change waits for the proxies that it starts
+_LINGER = 1.0  # seconds in which a removed proxy goes on as if it were not
+_UNDERTAKERS = 8
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +57,13 @@ def proxies_directory(state_dir: Path) -> Path:
     return state_dir / "proxies"
 
 
+class _Removal(NamedTuple):
+    """A proxy on its way out; `recalled` is set when it is wanted again, or the agent ends."""
+
+    future: Future[None]
+    recalled: Event
+
+
 class Proxies:
     """All proxies of one agent. `on_change` is called from another thread at each change of
     readiness, and when a proxy that was to go has gone."""
@@ -66,84 +80,154 @@ class Proxies:
         self._cgroup = cgroup
         self._on_change = on_change
         self._supervisor = Supervisor(on_change)
-        self._leaving: dict[str, Future[None]] = {}
-        self._undertaker = ThreadPoolExecutor(4, thread_name_prefix="proxy-removal")
-        self.wired: dict[str, Wired] = {}
+        self._numbers: dict[str, int] = {}  # of the tenants that have a proxy
+        self._awaited: list[str] = []
+        self._namespaces: dict[str, NamespaceId | None] = {}
+        self._leaving: dict[str, _Removal] = {}
+        self._undertakers = ThreadPoolExecutor(_UNDERTAKERS, thread_name_prefix="proxy-removal")
+        self._wired: dict[str, Wired] = {}
+
+    @property
+    def wired(self) -> dict[str, Wired]:
+        """The wired proxies by tenant, those that drain included."""
+        return self._wired.copy()
+
+    def leaving(self) -> frozenset[str]:
+        """Tenants whose proxy is being removed."""
+        return frozenset(self._leaving)
+
+    def readiness(self) -> dict[str, bool]:
+        """Which tenants' proxies serve; one that was adopted and has yet to answer is left out."""
+        return self._supervisor.readiness()
 
     def ensure(self, numbers: Mapping[str, int]) -> None:
         """Has a proxy wired and running for each tenant (by name, with its number).
 
-        Waits a bounded time for those that it starts, so that they listen before anything is
-        redirected to them. A proxy that cannot be started is logged; it stays not ready.
+        A proxy that cannot be started is logged; it stays not ready.
         """
-        started = []
         for tenant, number in numbers.items():
-            leaving = self._leaving.pop(tenant, None)
-            if leaving is not None:
-                leaving.result()
+            self._recall(tenant)
             try:
-                if tenant not in self.wired:
-                    self.wired[tenant] = self._wire(tenant)
-                    started.append(tenant)
-                self._supervisor.ensure(self._spec(tenant, number))
+                self._ensure(tenant, number)
             except (ProxyFailure, SluiceError) as error:
                 _log.error("proxy of %s: %s", tenant, error)
-        self._await(started)
 
-    def _await(self, tenants: list[str]) -> None:
+    def _ensure(self, tenant: str, number: int) -> None:
+        self._numbers[tenant] = number
+        new = tenant not in self._wired
+        if new:
+            self._wire(tenant)
+        self._supervisor.ensure(self._spec(tenant, number))
+        if new:
+            self._awaited.append(tenant)
+
+    def await_ready(self, follow: Callable[[], None]) -> None:
+        """Waits a bounded time for those that `ensure` began with, so that they listen before
+        anything is redirected to them. `follow` is called at once and at each change."""
+        awaited, self._awaited = self._awaited, []
         deadline = time.monotonic() + _READY_WITHIN
-        for tenant in tenants:
-            try:
-                self._supervisor.wait_ready(tenant, max(deadline - time.monotonic(), 0.0))
-            except ProxyFailure as error:
-                _log.warning("%s", error)
+        while awaited:
+            seen = self.readiness()
+            follow()
+            awaited = [tenant for tenant in awaited if not seen.get(tenant)]
+            left = deadline - time.monotonic()
+            if awaited and not self._supervisor.wait_until(partial(self._differ, seen), left):
+                _log.warning("not ready yet: the proxies of %s", ", ".join(awaited))
+                return
 
-    def _wire(self, tenant: str) -> Wired:
+    def _differ(self, seen: Mapping[str, bool]) -> bool:
+        return self.readiness() != seen
+
+    def _wire(self, tenant: str) -> None:
         from_proxy, to_proxy = self._programs["from_proxy"], self._programs["to_proxy"]
         with Netlink() as netlink:
-            return wires.wire_proxy(netlink, self._wiring, tenant, from_proxy, to_proxy)
+            wired = wires.wire_proxy(netlink, self._wiring, tenant, from_proxy, to_proxy)
+        self._wired[tenant] = wired
+        self._namespaces[tenant] = namespace_id(self._namespace(tenant))
+
+    def _namespace(self, tenant: str) -> str:
+        return str(namespace_path(self._wiring.proxy_namespace(tenant)))
+
+    def _directory(self, tenant: str) -> Path:
+        return proxies_directory(self._wiring.state_dir) / tenant
 
     def _spec(self, tenant: str, number: int) -> ProxySpec:
         cgroup = self._cgroup / f"proxy-{tenant}"
         cgroup.mkdir(parents=True, exist_ok=True)
-        folder = proxies_directory(self._wiring.state_dir)
-        folder.mkdir(mode=0o711, exist_ok=True)
+        directory = self._directory(tenant)
+        directory.parent.mkdir(mode=0o711, exist_ok=True)
         return ProxySpec(
             tenant=tenant,
-            netns=str(namespace_path(self._wiring.proxy_namespace(tenant))),
+            netns=self._namespace(tenant),
             uid=_FIRST_UID + number,
             gid=_FIRST_UID + number,
-            directory=str(folder / tenant),
+            directory=str(directory),
             cgroup=str(cgroup),
             envoy=envoy_binary(),
             listener_port=PROXY_PORT,
         )
 
-    def ready(self) -> frozenset[str]:
-        """Tenants whose proxy serves now."""
-        return frozenset(status.tenant for status in self._supervisor.list() if status.ready)
+    def mend(self) -> None:
+        """Wires those again whose interface or namespace was taken away, starts those anew that
+        were left in a namespace of which nobody knows, and tries again what failed."""
+        for tenant, number in self._numbers.items():
+            try:
+                if namespace_id(self._namespace(tenant)) != self._namespaces.get(tenant):
+                    self._supervisor.remove(tenant, drain=0.0)
+                    self._wire(tenant)
+                elif not self._is_wired(tenant):
+                    self._wire(tenant)
+                self._supervisor.ensure(self._spec(tenant, number))
+            except (ProxyFailure, SluiceError) as error:
+                _log.error("proxy of %s: %s", tenant, error)
+
+    def _is_wired(self, tenant: str) -> bool:
+        wired = self._wired.get(tenant)
+        if wired is None:
+            return False
+        with Netlink() as netlink:
+            return Hook.INGRESS in netlink.attached(wired.index)
 
     def remove(self, tenant: str) -> None:
         """Has a tenant's proxy drained, stopped and its namespace taken away, in the background.
 
         Nothing may be redirected to it any more. `on_change` is called when it has gone.
         """
+        self._numbers.pop(tenant, None)
         if tenant not in self._leaving:
-            self._leaving[tenant] = self._undertaker.submit(self._remove, tenant)
+            recalled = Event()
+            future = self._undertakers.submit(self._remove, tenant, recalled)
+            self._leaving[tenant] = _Removal(future, recalled)
 
-    def _remove(self, tenant: str) -> None:
+    def _recall(self, tenant: str) -> None:
+        """Stops a removal that has not begun in earnest, or has it end quickly."""
+        leaving = self._leaving.pop(tenant, None)
+        if leaving is not None:
+            leaving.recalled.set()
+            leaving.future.result()
+
+    def _remove(self, tenant: str, recalled: Event) -> None:
+        if recalled.wait(_LINGER):
+            return
+        directory = self._directory(tenant)
         try:
-            self._supervisor.remove(tenant)
-            self.wired.pop(tenant, None)
+            if not self._supervisor.remove(tenant, hurry=recalled):
+                stop_recorded(str(directory), drain=0.0)
+            self._wired.pop(tenant, None)
             with Netlink() as netlink:
                 wires.unwire_proxy(netlink, self._wiring, tenant)
             with suppress(OSError):
                 (self._cgroup / f"proxy-{tenant}").rmdir()
+            shutil.rmtree(directory, ignore_errors=True)
         except (ProxyFailure, SluiceError) as error:
             _log.error("proxy of %s: %s", tenant, error)
-        self._on_change(tenant, False)
+        if not recalled.is_set():
+            self._leaving.pop(tenant, None)
+            self._on_change(tenant, False)
 
     def close(self, leave_running: bool = True) -> None:
         """Lets go of the proxies; they go on serving, or are stopped."""
-        self._undertaker.shutdown()
+        for leaving in tuple(self._leaving.values()):
+            leaving.recalled.set()
+        self._undertakers.shutdown()
         self._supervisor.close(leave_running)

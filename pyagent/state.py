@@ -63,6 +63,11 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def left_unfinished(state_dir: Path) -> tuple[Path, ...]:
+    """What `write_atomically` has left in a state directory when its process was killed."""
+    return tuple(p for name in ("state", "numbers") for p in state_dir.glob(f".{name}.json.*"))
+
+
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())

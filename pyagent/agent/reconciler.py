@@ -6,26 +6,25 @@ start, so that a change costs its own size. Everything it does is safe to do aga
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 
 from pyagent.agent.check import check_capacity, check_interfaces
+from pyagent.agent.numbers import merge, numbers_at_start
+from pyagent.agent.workloads import Workloads
 from pyagent.compiler import NodeFacts, Numbers, compile_snapshot
 from pyagent.compiler.rows import Compiled
 from pyagent.config import AgentConfig
 from pyagent.errors import KernelError
-from pyagent.kernel.netlink import Hook, Link, Netlink
+from pyagent.kernel.netlink import Link, Netlink
 from pyagent.kernel.tables import Tables
-from pyagent.kernel.wiring import Wiring, attach, wire_workload
-from pyagent.model import Snapshot, Workload
-from pyagent.plan import Observed, Rows, Wired, desired_rows, overflow, plan
+from pyagent.kernel.wiring import Wiring
+from pyagent.model import Snapshot
+from pyagent.plan import Change, Observed, Plan, Rows, Wired, desired_rows, overflow, plan
 from pyagent.proxies import Proxies
-from pyagent.state import NodeState, WorkloadState, read_numbers, write_numbers, write_state
-
-_log = logging.getLogger(__name__)
+from pyagent.state import NodeState, write_numbers, write_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +34,6 @@ class _InForce:
     snapshot: Snapshot
     compiled: Compiled
     node_addresses: frozenset[IPv4Address | IPv6Address]
-
-
-def _merge(old: Numbers, new: Numbers) -> Numbers:
-    """Numbers that either revision uses: what a crash between the two may have left behind."""
-    return Numbers(
-        identities={**old.identities, **new.identities},
-        rules={**old.rules, **new.rules},
-        tenants={**old.tenants, **new.tenants},
-    )
 
 
 def tenants_with_proxy(snapshot: Snapshot) -> frozenset[str]:
@@ -69,20 +59,21 @@ class Reconciler:
         self._config = config
         self._netlink = netlink
         self._wiring = Wiring(config.state_dir)
-        self._programs = {
-            Hook.INGRESS: (programs["from_workload"], "from_workload"),
-            Hook.EGRESS: (programs["to_workload"], "to_workload"),
-        }
+        self._workloads = Workloads(netlink, self._wiring, programs)
         self._tables = tables
         self._proxies = proxies
         self._state = state
-        stored = read_numbers(config.state_dir)
-        self._numbers = Numbers.from_json(stored) if stored is not None else Numbers()
         self._have: Rows = tables.read()
-        self._wired: dict[str, tuple[Workload, Wired]] = {}
+        self._numbers = numbers_at_start(config.state_dir, self._have, self._proxies_there())
+        self._kept: Numbers | None = None  # on disk, as far as this run knows
         self._in_force: _InForce | None = None
 
-    # The three occasions to act
+    def _proxies_there(self) -> dict[int, str]:
+        """The tenants whose proxies are wired, by interface."""
+        owners = {link.index: self._wiring.owner(link) for link in self._netlink.links()}
+        return {index: owner[1] for index, owner in owners.items() if owner and owner[0] == "proxy"}
+
+    # The occasions to act
 
     def put_in_force(self, snapshot: Snapshot) -> None:
         """Makes node and kernel what a snapshot says.
@@ -92,42 +83,54 @@ class Reconciler:
         """
         begun = time.monotonic()
         before = frozenset(self._have.workloads)
-        links = {link.name: link for link in self._netlink.links()}
-        check_interfaces(snapshot, links)
+        links = self._netlink.links()
+        check_interfaces(snapshot, {link.name: link for link in links})
         facts = NodeFacts(self._netlink.addresses(), self._config.node_traffic)
         compiled, numbers = compile_snapshot(snapshot, self._numbers, facts)
         in_force = _InForce(snapshot, compiled, facts.addresses)
         self._refuse_overflow(in_force)
-        write_numbers(self._config.state_dir, _merge(self._numbers, numbers).to_json())
-        needed = tenants_with_proxy(snapshot)
-        self._proxies.ensure({name: compiled.tenants[name] for name in sorted(needed)})
-        self._wire_namespaces(snapshot)
-        self._enter_interfaces(snapshot, links)
+        self._keep_numbers(merge(self._numbers, numbers))
+        self._ensure_proxies(
+            {name: compiled.tenants[name] for name in sorted(tenants_with_proxy(snapshot))}
+        )
+        self._workloads.make(snapshot, links)
         self._in_force = in_force
         self._write()
-        self._attach_interfaces(snapshot)
+        self._workloads.attach()
         self._release(snapshot, links, before)
-        self._numbers = numbers
-        write_numbers(self._config.state_dir, numbers.to_json())
+        leaving = self._proxies.leaving()
+        still = {name: n for name, n in self._numbers.tenants.items() if name in leaving}
+        self._keep_numbers(merge(Numbers(tenants=still), numbers))
         self._record(time.monotonic() - begun)
 
+    def keep_proxies(self) -> None:
+        """Looks after the proxies that an earlier agent has left, while there is no snapshot that
+        could be put in force."""
+        names = {number: name for name, number in self._numbers.tenants.items()}
+        if self._in_force is None:
+            self._ensure_proxies(
+                {
+                    names[number]: number
+                    for number, row in self._have.tenants.items()
+                    if row.proxy and number in names
+                }
+            )
+
     def proxies_changed(self) -> None:
-        """A proxy began or ceased to serve: its redirect follows."""
+        """A proxy began or ceased to serve, or has gone: its rows follow."""
+        self._follow_readiness()
         if self._in_force is not None:
             self._write()
 
     def resync(self) -> None:
         """Mends what was changed behind the agent's back: interfaces, filters, addresses."""
+        self._proxies.mend()
         if self._in_force is None:
             return
         if self._netlink.addresses() != self._in_force.node_addresses:
             self.put_in_force(self._in_force.snapshot)
             return
-        for key, (workload, wired) in tuple(self._wired.items()):
-            try:
-                self._mend(key, workload, wired)
-            except KernelError as error:
-                _log.warning("workload %s: %s", key, error)
+        self._workloads.mend()
         self._write()
 
     # Steps
@@ -137,115 +140,95 @@ class Reconciler:
         stand_in = {
             key: Wired(-1 - at, "", "") for at, key in enumerate(in_force.snapshot.workloads)
         }
-        stand_in |= {
-            key: wired
-            for key, (_, wired) in self._wired.items()
-            if key in in_force.snapshot.workloads
-        }
+        wired = self._workloads.wired
+        stand_in |= {key: wired[key] for key in wired.keys() & stand_in.keys()}
         want = desired_rows(
             in_force.snapshot, in_force.compiled, Observed(in_force.node_addresses, stand_in, {})
         )
         capacities = self._tables.capacities()
-        needed = overflow(self._have if self._wired else Rows(), want, capacities)
+        needed = overflow(self._have if wired else Rows(), want, capacities)
         if needed is not None:
             capacity = capacities[needed[0]]
             raise check_capacity(in_force.snapshot, in_force.compiled, needed, capacity)
 
-    def _wire_namespaces(self, snapshot: Snapshot) -> None:
-        for key, workload in snapshot.workloads.items():
-            before = self._wired.get(key)
-            same = before is not None and (before[0].netns, before[0].addresses) == (
-                workload.netns,
-                workload.addresses,
-            )
-            if workload.netns is not None and not same:
-                self._wired[key] = (workload, self._wire(key, workload))
+    def _keep_numbers(self, numbers: Numbers) -> None:
+        """On disk before anything in the kernel uses them."""
+        if numbers != self._kept:
+            write_numbers(self._config.state_dir, numbers.to_json())
+        self._numbers = self._kept = numbers
 
-    def _wire(self, key: str, workload: Workload) -> Wired:
-        assert workload.netns is not None
-        return wire_workload(
-            self._netlink,
-            self._wiring,
-            key,
-            workload.netns,
-            workload.addresses,
-            self._programs,
-        )
+    def _ensure_proxies(self, numbers: Mapping[str, int]) -> None:
+        """Has them listen before anything is redirected to them. Those that turn out not to serve
+        are told to the kernel at once, whatever the others take."""
+        self._proxies.ensure(numbers)
+        self._proxies.await_ready(self._follow_readiness)
 
-    def _enter_interfaces(self, snapshot: Snapshot, links: Mapping[str, Link]) -> None:
-        """Notes the interfaces that are there already; their programs come after their rows."""
-        for key, workload in snapshot.workloads.items():
-            if workload.interface is None:
+    def _follow_readiness(self) -> None:
+        """Brings the kernel's word on who serves up to date, in the rows that stand there."""
+        ready, wired = self._proxies.readiness(), self._proxies.wired
+        put = {}
+        for name, number in self._numbers.tenants.items():
+            row = self._have.tenants.get(number)
+            if row is None or name not in ready or name not in wired:
                 continue
-            link = links[workload.interface]
-            mac = self._netlink.peer_mac(link) or link.mac
-            self._wired[key] = (workload, Wired(link.index, mac, link.mac))
+            serves = ready[name] and row.proxy == wired[name].index
+            if row.ready != serves:
+                put[number] = row._replace(ready=serves)
+        if put:
+            self._tables.apply(Plan((Change("tenants", put=put),), False))
+            self._have = replace(self._have, tenants={**self._have.tenants, **put})
 
-    def _attach_interfaces(self, snapshot: Snapshot) -> None:
-        for key, workload in snapshot.workloads.items():
-            if workload.interface is not None:
-                attach(self._netlink, self._wired[key][1].index, self._programs)
-
-    def _mend(self, key: str, workload: Workload, wired: Wired) -> None:
-        if workload.netns is not None:
-            if self._netlink.link_by_index(wired.index) is None:
-                self._wired[key] = (workload, self._wire(key, workload))
-                return
-        else:
-            link = self._netlink.link(workload.interface or "")
-            if link is None:
-                raise KernelError(f"its interface {workload.interface} is gone")
-            mac = self._netlink.peer_mac(link) or link.mac
-            self._wired[key] = (workload, Wired(link.index, mac, link.mac))
-        attach(self._netlink, self._wired[key][1].index, self._programs)
+    def _serving(self, wired: Mapping[str, Wired]) -> frozenset[str]:
+        """Tenants whose proxy serves; one that has yet to answer is taken for what its row says."""
+        ready = self._proxies.readiness()
+        rows, numbers = self._have.tenants, self._numbers.tenants
+        serving = set()
+        for name in wired:
+            row = rows.get(numbers.get(name, 0))
+            before = row is not None and row.ready and row.proxy == wired[name].index
+            if ready.get(name, before):
+                serving.add(name)
+        return frozenset(serving)
 
     def _write(self) -> None:
         """Brings the kernel's rows to what is in force and observed now."""
         assert self._in_force is not None
         snapshot = self._in_force.snapshot
+        workloads = {
+            key: wired for key, wired in self._workloads.wired.items() if key in snapshot.workloads
+        }
+        proxies = self._proxies.wired
         observed = Observed(
-            self._in_force.node_addresses,
-            {key: wired for key, (_, wired) in self._wired.items() if key in snapshot.workloads},
-            self._proxies.wired,
-            self._proxies.ready(),
+            self._in_force.node_addresses, workloads, proxies, self._serving(proxies)
         )
         want = desired_rows(snapshot, self._in_force.compiled, observed)
-        todo = plan(self._have, want)
-        if not todo.changes:
-            return
         try:
-            self._tables.apply(todo)
+            self._tables.apply(plan(self._have, want))
+            self._tables.finish()  # what an agent had begun that was killed
         except KernelError:
             self._have = self._tables.read()  # part of it was written
             raise
         self._have = want
 
-    def _release(
-        self, snapshot: Snapshot, links: Mapping[str, Link], before: frozenset[int]
-    ) -> None:
-        """Lets go of interfaces and proxies that are wanted no more, their rows gone already.
-
-        What an agent left that was killed half-way is known by the rows it wrote, `before`, and
-        by its aliases.
-        """
-        for key in self._wired.keys() - snapshot.workloads.keys():
-            del self._wired[key]
-        known = {wired.index for _, wired in self._wired.values()}
+    def _release(self, snapshot: Snapshot, links: Sequence[Link], before: frozenset[int]) -> None:
+        """Lets go of interfaces and proxies that are wanted no more, their rows gone already."""
+        self._workloads.release(snapshot, links, before)
         needed = tenants_with_proxy(snapshot)
-        for link in links.values():
+        used = {wired.index for wired in self._proxies.wired.values()}
+        used |= {wired.index for wired in self._workloads.wired.values()}
+        for link in links:
             kind, name = self._wiring.owner(link) or ("", "")
-            if kind == "workload" and link.index not in known:
-                self._netlink.delete_link(link.index)
-            elif not kind and link.index in before - known:
-                self._netlink.detach(link.index)
-            elif kind == "proxy" and name not in needed:
+            if kind == "proxy" and name not in needed:
                 self._proxies.remove(name)
+            elif kind == "unfinished" and link.index not in used:
+                self._netlink.delete_link(link.index)
+
+    # What is left on disk
 
     def _record(self, seconds: float) -> None:
         """Leaves on disk what the numbers in the kernel mean."""
         assert self._in_force is not None
         snapshot, compiled = self._in_force.snapshot, self._in_force.compiled
-        names = {link.index: link.name for link in self._netlink.links()}
         self._state = replace(
             self._state,
             applied=time.time(),
@@ -260,25 +243,15 @@ class Reconciler:
             rules=dict(compiled.rules),
             identities=dict(compiled.identity_labels),
             tenants={number: name for name, number in compiled.tenants.items()},
-            workloads=tuple(
-                WorkloadState(
-                    key=key,
-                    identity=compiled.workload_identity[key],
-                    tenant=compiled.workload_tenant[key],
-                    interface=names.get(wired.index, ""),
-                    ifindex=wired.index,
-                    netns=workload.netns,
-                    addresses=tuple(str(address) for address in workload.addresses),
-                )
-                for key, (workload, wired) in sorted(self._wired.items())
-            ),
+            workloads=self._workloads.states(compiled),
         )
         write_state(self._config.state_dir, self._state)
 
     def record_problems(self, problems: tuple[str, ...]) -> None:
         """Leaves on disk why the newest snapshot is not in force."""
-        self._state = replace(self._state, problems=problems)
-        write_state(self._config.state_dir, self._state)
+        if problems != self._state.problems:
+            self._state = replace(self._state, problems=problems)
+            write_state(self._config.state_dir, self._state)
 
     @property
     def state(self) -> NodeState:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +35,7 @@ from pyagent.kernel.wiring import Wiring
 from pyagent.proxies import PROXY_PORT, Proxies
 from pyagent.sources.base import Source
 from pyagent.sources.directory import DirectorySource
-from pyagent.state import NodeState, lock_path
+from pyagent.state import NodeState, left_unfinished, lock_path, read_state
 
 _RESYNC = 10.0  # seconds between two looks at what nobody tells of
 
@@ -50,21 +51,32 @@ class _Word(Enum):
 
 
 @contextmanager
-def exclusive(run_dir: Path) -> Iterator[None]:
-    """Holds the agent's lock, with the pid in it; SluiceError when another agent has it."""
-    path = lock_path(run_dir)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(descriptor, 32, 0).decode().strip()
-            raise SluiceError(f"an agent runs already with {run_dir} (pid {pid})") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+def exclusive(config: AgentConfig) -> Iterator[None]:
+    """Holds the agent's locks, with the pid in the run directory's; SluiceError when another agent
+    has one of them. The state directory may be shared by mistake, hence two."""
+    with ExitStack() as stack:
+        path = lock_path(config.run_dir)
+        running = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        stack.callback(os.close, running)
+        if not _lock(running):
+            pid = os.pread(running, 32, 0).decode().strip()
+            raise SluiceError(f"an agent runs already with {config.run_dir} (pid {pid})")
+        if config.state_dir.is_dir():
+            state = os.open(config.state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, state)
+            if not _lock(state):
+                raise SluiceError(f"an agent runs already with {config.state_dir}")
+        os.ftruncate(running, 0)
+        os.pwrite(running, f"{os.getpid()}\n".encode(), 0)
         yield
-    finally:
-        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def make_directories(config: AgentConfig) -> None:
@@ -80,10 +92,13 @@ def make_directories(config: AgentConfig) -> None:
 def cgroup_of(config: AgentConfig) -> Path:
     """The agent's cgroup v2 folder: the configured one, or one of its own below the mount."""
     if config.cgroup is not None:
-        folder = config.cgroup
-    else:
-        tag = hashlib.sha256(str(config.state_dir.resolve()).encode()).hexdigest()[:8]
-        folder = _cgroup_mount() / f"sluice-{tag}"
+        return config.cgroup
+    tag = hashlib.sha256(str(config.state_dir.resolve()).encode()).hexdigest()[:8]
+    return _cgroup_mount() / f"sluice-{tag}"
+
+
+def _make_cgroup(config: AgentConfig) -> Path:
+    folder = cgroup_of(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -99,6 +114,21 @@ def _cgroup_mount() -> Path:
     raise KernelError("no cgroup v2 is mounted: mount -t cgroup2 none /sys/fs/cgroup")
 
 
+def _state_at_start(config: AgentConfig) -> NodeState:
+    """What the last agent left, since its rows are in the kernel still, under this one's name."""
+    own = NodeState(config.node, version("sluice"), os.getpid(), time.time())
+    try:
+        left = read_state(config.state_dir)
+    except SluiceError as error:
+        _log.warning("%s", error)
+        left = None
+    if left is None:
+        return own
+    return replace(
+        left, node=own.node, version=own.version, pid=own.pid, started=own.started, problems=()
+    )
+
+
 class Agent:
     """One running agent; `loop` returns when `stop` was called."""
 
@@ -109,7 +139,7 @@ class Agent:
         self._stopping = threading.Event()
         self._metrics = metrics.Metrics(version("sluice"))
         self._reconciler: Reconciler | None = None
-        self._state = NodeState(config.node, version("sluice"), os.getpid(), time.time())
+        self._state = _state_at_start(config)
 
     def run(self) -> None:
         """Starts, works until told to stop, and lets go."""
@@ -117,12 +147,12 @@ class Agent:
             pin_folder = pins.mount(self._config.state_dir)
             programs = loader.load(pin_folder, self._config.map_sizes, PROXY_PORT)
             stack.callback(programs.close)
-            tables = stack.enter_context(Tables(pin_folder))
+            tables = stack.enter_context(Tables(pin_folder, self._metrics.map_op))
             netlink = stack.enter_context(Netlink())
             proxies = Proxies(
                 Wiring(self._config.state_dir),
                 programs.fds,
-                cgroup_of(self._config),
+                _make_cgroup(self._config),
                 lambda _tenant, _ready: self._words.put(_Word.PROXY),
             )
             stack.callback(proxies.close)
@@ -130,11 +160,7 @@ class Agent:
                 self._config, netlink, programs.fds, tables, proxies, self._state
             )
             self._serve(stack, pin_folder)
-            _log.info(
-                "programs %s, %d rows found",
-                "compiled" if programs.compiled else "adopted",
-                sum(1 for _ in tables["policy"].records()),
-            )
+            _log.info("programs %s", "compiled" if programs.compiled else "adopted")
             self._watch(stack)
             self._loop(self._reconciler, lambda: loader.drop_older(pin_folder, programs))
 
@@ -173,44 +199,55 @@ class Agent:
     def _loop(self, reconciler: Reconciler, settled: Callable[[], None]) -> None:
         """One word after another; what was said several times meanwhile is done once.
 
-        `settled` is called when the first snapshot was dealt with.
+        `settled` is called when the first snapshot is in force. A snapshot that was refused is
+        tried again with each look at the node, which may have got what was missing.
         """
-        self._reconcile(reconciler)
-        settled()
+        good = self._reconcile(reconciler)
+        if good:
+            settled()
+        else:
+            _guarded(reconciler.keep_proxies)
+        look = time.monotonic() + _RESYNC
         while not self._stopping.is_set():
-            words = self._next_words()
+            words = self._next_words(look - time.monotonic())
             if _Word.SOURCE in words:
-                self._reconcile(reconciler)
+                good = self._reconcile(reconciler)
             elif _Word.PROXY in words:
                 _guarded(reconciler.proxies_changed)
-            elif not words:
+            if time.monotonic() >= look:
+                good = good or self._reconcile(reconciler)
                 _guarded(reconciler.resync)
+                look = time.monotonic() + _RESYNC
 
-    def _next_words(self) -> set[_Word]:
+    def _next_words(self, patience: float) -> set[_Word]:
         words: set[_Word] = set()
         with suppress(queue.Empty):
-            words.add(self._words.get(timeout=_RESYNC))
+            words.add(self._words.get(timeout=max(patience, 0.0)))
             while True:
                 words.add(self._words.get_nowait())
         return words
 
-    def _reconcile(self, reconciler: Reconciler) -> None:
+    def _reconcile(self, reconciler: Reconciler) -> bool:
+        """Puts the source's snapshot in force; whether it could be."""
         begun = time.monotonic()
         try:
             reconciler.put_in_force(self._source.snapshot())
         except InvalidState as error:
             _refused(reconciler, tuple(str(problem) for problem in error.problems))
+            return False
         except SluiceError as error:
             _refused(reconciler, (str(error),))
-        else:
-            seconds = time.monotonic() - begun
-            self._metrics.observe_reconcile(seconds)
-            _log.info("in force after %.0f ms", seconds * 1000)
+            return False
+        seconds = time.monotonic() - begun
+        self._metrics.observe_reconcile(seconds)
+        _log.info("in force after %.0f ms", seconds * 1000)
+        return True
 
 
 def _refused(reconciler: Reconciler, lines: tuple[str, ...]) -> None:
-    for line in lines:
-        _log.error("refused, the last good state stays in force: %s", line)
+    if lines != reconciler.state.problems:
+        for line in lines:
+            _log.error("refused, the last good state stays in force: %s", line)
     reconciler.record_problems(lines)
 
 
@@ -228,7 +265,9 @@ def run(config: AgentConfig) -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     make_directories(config)
-    with exclusive(config.run_dir):
+    with exclusive(config):
+        for path in left_unfinished(config.state_dir):
+            path.unlink()
         agent = Agent(config, DirectorySource(config.source_directory))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.stop())

@@ -14,7 +14,7 @@ from typing import Any
 from pyagent.cli.node import Names
 from pyagent.errors import SluiceError
 from pyagent.kernel import abi
-from pyagent.kernel.abi import MapLayout, Record, Value
+from pyagent.kernel.abi import MapLayout, Record
 
 Row = dict[str, Any]
 
@@ -149,7 +149,7 @@ def field_names(layout: abi.Layout) -> tuple[str, ...]:
     return tuple(field.name for field in layout.fields if not field.name.startswith("pad"))
 
 
-def _plain(value: Value) -> object:
+def _plain(value: object) -> object:
     if isinstance(value, (IPv4Address, IPv6Address)):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
@@ -192,7 +192,7 @@ def parse_key(layout: MapLayout, given: Mapping[str, str]) -> Record:
     return record
 
 
-def _parse(map_name: str, field: str, kind: str, text: str) -> Value:
+def _parse(map_name: str, field: str, kind: str, text: str) -> object:
     numbers = {name: number for number, name in choices(map_name).get(field, {}).items()}
     try:
         if kind == "address":

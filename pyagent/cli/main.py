@@ -36,6 +36,7 @@ COMMANDS = {
     "validate": Registered("pyagent.cli.validate:validate", "Check a directory of manifests."),
     "plan": Registered("pyagent.cli.plan:plan", "Show what a directory would change."),
     "cleanup": Registered("pyagent.cli.cleanup:cleanup", "Take away what the agent made."),
+    "demo": Registered("pyagent.cli.demo:demo", "Show it at work in network namespaces."),
     "workload": Registered("pyagent.cli.workload:workload", "Show, add and delete workloads."),
     "identity": Registered("pyagent.cli.identity:identity", "Show the identities."),
     "policy": Registered("pyagent.cli.policy:policy", "Show the policy that is enforced."),

@@ -33,7 +33,7 @@ def config_option(command: Command) -> Command:
     """Add `--config FILE`; the command takes it as `config: Path`, which may not exist."""
     return click.option(
         "--config",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),  # told when it is read
         default=DEFAULT_CONFIG,
         show_default=True,
         envvar="SLUICE_CONFIG",

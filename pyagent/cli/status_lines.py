@@ -41,7 +41,7 @@ def _in_force(state: Mapping[str, Any]) -> Iterator[str]:
     else:
         took = f"in {1000 * state['apply_seconds']:.0f} ms"
         yield _line("last apply", f"{_when(state['applied'])}, {took}")
-        counts = (f"{number} {kind}" for kind, number in state["counts"].items())
+        counts = (f"{kind} {number}" for kind, number in state["counts"].items())
         yield _line("objects", ", ".join(counts))
     for problem in state["problems"]:
         yield _line("refused", " ".join(problem.split()))

@@ -90,7 +90,7 @@ def _echo_request(version: int, identifier: int) -> bytes:
 def _checksum(data: bytes) -> int:
     """The Internet checksum (RFC 1071)."""
     data += bytes(len(data) % 2)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

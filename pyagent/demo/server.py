@@ -125,6 +125,7 @@ async def run(http: list[int], tcp: list[int], udp: list[int]) -> None:
     config = Config()
     config.bind = [f"fd://{_listen(socket.SOCK_STREAM, port).detach()}" for port in http]
     config.keep_alive_timeout = 600
+    config.keep_alive_max_requests = 10**9  # it drops what is under way when it gets there
     config.h2_max_concurrent_streams = 1000
     config.loglevel = "ERROR"
     print("ready", flush=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 _SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY = 1, 2, 3, 4
-_OBJ_PIN, _OBJ_GET, _PROG_TEST_RUN, _INFO_BY_FD = 6, 7, 10, 15
+_OBJ_PIN, _OBJ_GET, _PROG_TEST_RUN, _PROG_BY_ID, _INFO_BY_FD = 6, 7, 10, 13, 15
 _LOOKUP_BATCH, _UPDATE_BATCH = 24, 26
 _ENOTSUPP = 524  # the kernel's own, for operations that a map type lacks
 
@@ -55,6 +55,11 @@ def open_pin(path: Path) -> int:
     """A new file descriptor of what is pinned at `path`; the caller closes it."""
     name = ctypes.create_string_buffer(os.fsencode(path))
     return _bpf(_OBJ_GET, struct.pack("=QII", _address(name), 0, 0))[0]
+
+
+def open_program(number: int) -> int:
+    """A new file descriptor of the loaded program with that id; the caller closes it."""
+    return _bpf(_PROG_BY_ID, struct.pack("=III", number, 0, 0))[0]
 
 
 def close(fd: int) -> None:

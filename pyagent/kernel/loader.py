@@ -143,8 +143,8 @@ def _compile(source: str, flags: list[str], log: Path) -> tuple[Any, dict[str, i
     output = _CompilerOutput()
     with output:
         try:
-            module = BPF(text=source, cflags=flags)
-            fds = {name: module.load_func(name, BPF.SCHED_CLS).fd for name in PROGRAMS}
+            module = BPF(text=source.encode(), cflags=flags)
+            fds = {name: module.load_func(name.encode(), BPF.SCHED_CLS).fd for name in PROGRAMS}
         except Exception as error:  # BCC raises nothing narrower
             failed = str(error).splitlines()[0]
     if failed:
@@ -173,7 +173,7 @@ def load(pins: Path, sizes: MapSizes, proxy_port: int) -> Programs:
 def _pin_all(module: Any, fds: dict[str, int], folder: Path, pins: Path) -> None:
     """Pins the ring buffer and the programs under their final names, replacing older ones."""
     (pins / "events").unlink(missing_ok=True)
-    bpf.pin(module["events"].map_fd, pins / "events")
+    bpf.pin(module[b"events"].map_fd, pins / "events")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     for name, fd in fds.items():

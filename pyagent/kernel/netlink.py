@@ -10,18 +10,19 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import IPRoute, NetNS, netns
+from pyroute2 import IPRoute, netns
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl.tcmsg import sched_bpf
 
 from pyagent.errors import KernelError
+from pyagent.kernel.namespaces import entered
 from pyagent.model import Address, Network
 
 ROUTE_PROTOCOL = 92  # marks our routes, as `ip route show proto 92` lists them
@@ -32,6 +33,7 @@ FILTER_PREFIX = "sluice/"
 _IFA_F_NODAD = 0x02
 _NUD_PERMANENT = 0x80
 _RTN_LOCAL = 2
+_RT_TABLE_MAIN = 254
 _SCOPE_LINK = 253
 _SCOPE_HOST = 254
 _RTNH_F_ONLINK = 4
@@ -95,14 +97,15 @@ def _family(address: Address) -> int:
 
 
 class Netlink:
-    """A netlink socket in one network namespace; a context manager."""
+    """A netlink socket in one network namespace; a context manager. `where` is that one's path."""
 
     def __init__(self, path: str | None = None) -> None:
-        self._where = path or "this namespace"
-        with _wording(f"{self._where}: cannot be entered"):
+        self.where = path or "this namespace"
+        with _wording(f"{self.where}: cannot be entered"):
             if path is not None and not Path(path).exists():
                 raise KernelError(f"{path}: there is no such network namespace")
-            self._ipr: Any = NetNS(path, flags=0) if path else IPRoute()
+            with entered(path) if path else nullcontext():
+                self._ipr: Any = IPRoute()
 
     def __enter__(self) -> Netlink:
         return self
@@ -166,9 +169,13 @@ class Netlink:
         made = self.link(name)
         if made is None:
             raise KernelError(f"{name}: vanished while it was made")
-        with _wording(f"{name}: its alias cannot be set"):
-            self._ipr.link("set", index=made.index, ifalias=alias)
+        self.set_alias(made.index, alias)
         return made
+
+    def set_alias(self, index: int, alias: str) -> None:
+        """Sets an interface's alias."""
+        with _wording(f"interface {index}: its alias cannot be set"):
+            self._ipr.link("set", index=index, ifalias=alias)
 
     def delete_link(self, index: int) -> None:
         """Removes an interface, and a veth's other end with it."""
@@ -199,6 +206,18 @@ class Netlink:
                 "del", index=index, address=str(address), prefixlen=address.max_prefixlen
             )
 
+    def routes(self) -> dict[int, frozenset[Network]]:
+        """Destinations of our routes in the main table, by the interface that they go out of."""
+        found: dict[int, set[Network]] = {}
+        with _wording("routes cannot be listed"):
+            for message in self._ipr.get_routes(table=_RT_TABLE_MAIN):
+                to, index = message.get_attr("RTA_DST"), message.get_attr("RTA_OIF")
+                if message["proto"] == ROUTE_PROTOCOL and to and index:
+                    found.setdefault(int(index), set()).add(
+                        ip_network(f"{to}/{message['dst_len']}")
+                    )
+        return {index: frozenset(networks) for index, networks in found.items()}
+
     def delete_route(self, to: Network, index: int) -> None:
         """Removes a route of ours."""
         with _wording(f"the route to {to} cannot be removed"), _gone_is_fine():
@@ -212,10 +231,12 @@ class Netlink:
 
     def add_address(self, index: int, address: Address) -> None:
         """Adds a host address (/32, /128), without duplicate address detection."""
-        flags = {"IFA_FLAGS": _IFA_F_NODAD} if address.version == 6 else {}
+        more: dict[str, int] = {"IFA_FLAGS": _IFA_F_NODAD} if address.version == 6 else {}
+        if address.is_loopback:
+            more["scope"] = _SCOPE_HOST
         with _wording(f"{address} cannot be added"), _there_is_fine():
             self._ipr.addr(
-                "add", index=index, address=str(address), prefixlen=address.max_prefixlen, **flags
+                "add", index=index, address=str(address), prefixlen=address.max_prefixlen, **more
             )
 
     def add_neighbour(self, index: int, address: Address, mac: str) -> None:
@@ -224,6 +245,11 @@ class Netlink:
             self._ipr.neigh(
                 "replace", dst=str(address), lladdr=mac, ifindex=index, state=_NUD_PERMANENT
             )
+
+    def delete_neighbour(self, index: int, address: Address) -> None:
+        """Removes an entry of the neighbour table."""
+        with _wording(f"neighbour {address} cannot be removed"), _gone_is_fine():
+            self._ipr.neigh("del", dst=str(address), ifindex=index)
 
     def add_route(self, to: Network, index: int, gateway: Address | None = None) -> None:
         """A route out of an interface, to the link or through a gateway taken to be on it."""
@@ -243,7 +269,7 @@ class Netlink:
     def deliver_all_locally(self, name: str, index: int, table: int) -> None:
         """What comes in through `name` is for this namespace, whatever its destination."""
         for family, everything in ((socket.AF_INET, "0.0.0.0/0"), (socket.AF_INET6, "::/0")):
-            with _wording(f"{self._where}: local delivery cannot be set up"):
+            with _wording(f"{self.where}: local delivery cannot be set up"):
                 self._ipr.route(
                     "replace",
                     family=family,

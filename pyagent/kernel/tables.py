@@ -180,10 +180,19 @@ class Table:
         return self.map.delete(self.layout.key.pack(key))
 
 
+# How many operations on a map came out how: (map, "update" or "delete", outcome, count).
+Tally = Callable[[str, str, str, int], None]
+
+
+def _no_tally(_map: str, _operation: str, _outcome: str, _count: int) -> None:
+    """For readers."""
+
+
 class Tables:
     """All pinned maps of one agent; a context manager."""
 
-    def __init__(self, pins: Path) -> None:
+    def __init__(self, pins: Path, tally: Tally = _no_tally) -> None:
+        self._tally = tally
         self._tables: dict[str, Table] = {}
         try:
             for name, layout in _ABI.maps.items():
@@ -227,30 +236,59 @@ class Tables:
         return Rows(**found)
 
     def apply(self, plan: Plan) -> None:
-        """Carries a plan out, then moves the policy's revision if flows must be judged again."""
+        """Carries a plan out, then moves the policy's revision if flows must be judged again.
+
+        An agent killed between the two leaves `pending`, by which the next one knows.
+        """
+        if plan.new_revision:
+            self._set_revision(self.revision, pending=True)
         for change in plan.changes:
             self._apply(change)
         if plan.new_revision:
             self.move_revision()
 
+    def finish(self) -> None:
+        """Moves the revision if an agent was killed before it did."""
+        if self._settings["pending"]:
+            self.move_revision()
+
     def _apply(self, change: Change) -> None:
-        codec, table = _CODECS[change.map], self[change.map]
-        key, value = table.layout.key, table.layout.value
+        operation = "update" if change.put else "delete"
         try:
-            table.map.put_many(
-                [
-                    (key.pack(codec.key(k)), value.pack(codec.value(v)))
-                    for k, v in change.put.items()
-                ]
-            )
-            for gone in change.remove:
-                table.map.delete(key.pack(codec.key(gone)))
+            self._put(change) if change.put else self._remove(change)
         except OSError as error:
             full = error.errno in (errno.E2BIG, errno.ENOSPC)
-            why = f"full with {table.capacity} entries" if full else error.strerror
+            self._tally(change.map, operation, "full" if full else "error", 1)
+            why = f"full with {self[change.map].capacity} entries" if full else error.strerror
             raise KernelError(f"map {change.map}: {why}") from None
+        self._tally(change.map, operation, "ok", len(change.put) or len(change.remove))
+
+    def _put(self, change: Change) -> None:
+        codec, table = _CODECS[change.map], self[change.map]
+        key, value = table.layout.key.pack, table.layout.value.pack
+        table.map.put_many(
+            [(key(codec.key(k)), value(codec.value(v))) for k, v in change.put.items()]
+        )
+
+    def _remove(self, change: Change) -> None:
+        codec, table = _CODECS[change.map], self[change.map]
+        for gone in change.remove:
+            table.map.delete(table.layout.key.pack(codec.key(gone)))
+
+    @property
+    def _settings(self) -> abi.Record:
+        settings = self["settings"].get({"index": 0})
+        assert settings is not None  # an array's entries are always there
+        return settings
+
+    @property
+    def revision(self) -> int:
+        """The policy's revision: flows judged under another one are judged again."""
+        return int(self._settings["revision"])
 
     def move_revision(self) -> None:
         """Makes every flow's verdict outdated."""
-        revision = int((self["settings"].get({"index": 0}) or {}).get("revision", 0))
-        self["settings"].put({"index": 0}, {"revision": (revision + 1) % 2**32})
+        self._set_revision((self.revision + 1) % 2**32, pending=False)
+
+    def _set_revision(self, revision: int, pending: bool) -> None:
+        self["settings"].put({"index": 0}, {"revision": revision, "pending": int(pending)})

@@ -1,7 +1,8 @@
 """Wiring: the veth pairs, addresses and routes of workloads and proxies.
 
 Called by the agent. What Sluice makes is recognised by the alias of its node-side end, so that a
-restarted agent, or `sluice cleanup`, finds it again without a record of its own.
+restarted agent, or `sluice cleanup`, finds it again without a record of its own. An alias can be
+set only after the interface was made; one that lacks it is known by its name.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ from pyagent.kernel.netlink import (
     namespace_path,
     network_of,
 )
-from pyagent.model import Address
+from pyagent.model import Address, Network
 from pyagent.plan import Wired
 
 _INSIDE = "eth0"
+_PREFIX = "slc"
 _TABLE = 100  # of the proxy's namespace: everything is local
 _GATEWAYS = (ip_address("169.254.1.1"), ip_address("fe80::1"))
+# Of each proxy's node-side end. The kernel filters what comes in through an interface without any
+# IPv4 address strictly, whatever rp_filter says; nobody can reach this one through a wire.
+_FILTER_LOOSELY = ip_address("127.15.0.1")
 _EVERYTHING = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
 
@@ -56,8 +61,15 @@ class Wiring:
         """Name of the network namespace of a tenant's proxy."""
         return f"sluice-{self._tag}-{tenant}"
 
+    def interface(self, alias: str) -> str:
+        """Name of the node-side end with that alias: 15 characters, the most there can be."""
+        return f"{_PREFIX}{self._tag[:4]}{_digest(alias)}"
+
     def owner(self, link: Link) -> tuple[str, str] | None:
-        """("workload", "ns/name") or ("proxy", tenant) of an interface that this agent made."""
+        """("workload", "ns/name") or ("proxy", tenant) of an interface that this agent made,
+        ("unfinished", "") of one whose making was interrupted."""
+        if not link.alias and link.name.startswith(f"{_PREFIX}{self._tag[:4]}"):
+            return "unfinished", ""
         if not link.alias.startswith(f"sluice {self._tag} "):
             return None
         _, _, kind, name = link.alias.split(" ", 3)
@@ -80,56 +92,68 @@ def _conf(family: str, interface: str, name: str, value: str) -> None:
         Path(f"/proc/sys/net/{family}/conf/{interface}/{name}").write_text(value)
 
 
-def _make_pair(netlink: Netlink, name: str, alias: str, netns: str, digest: str) -> Link:
-    mac, node_mac = _macs(digest)
+def _make_pair(netlink: Netlink, name: str, alias: str, netns: str) -> Link:
+    mac, node_mac = _macs(_digest(alias))
     link = netlink.add_veth(name, node_mac, alias, VethPeer(_INSIDE, mac, netns))
     _conf("ipv4", name, "forwarding", "1")
     _conf("ipv4", name, "rp_filter", "2")
     return link
 
 
-def _configure_inside(
-    path: str, node_mac: str, addresses: tuple[Address, ...]
-) -> frozenset[Address]:
-    """Inside the namespace: the interface up, addresses, and default routes through the node.
+def _configure_inside(inside: Netlink, node_mac: str, addresses: tuple[Address, ...]) -> None:
+    """Inside the namespace: the interface up, addresses, and default routes through the node."""
+    link, loopback = inside.link(_INSIDE), inside.link("lo")
+    if link is None or loopback is None:
+        raise KernelError(f"{inside.where}: its {_INSIDE} is gone")
+    inside.set_up(loopback.index)
+    inside.set_up(link.index)
+    for address in inside.addresses(link.index) - set(addresses):
+        inside.delete_address(link.index, address)
+    for address in addresses:
+        inside.add_address(link.index, address)
+    for gateway in _GATEWAYS:
+        if not addresses or any(a.version == gateway.version for a in addresses):
+            inside.add_neighbour(link.index, gateway, node_mac)
+            inside.add_route(_EVERYTHING[gateway.version], link.index, gateway)
 
-    Returns the addresses that were there and are no longer wanted, taken away.
+
+def _configure_outside(
+    netlink: Netlink,
+    index: int,
+    mac: str,
+    addresses: tuple[Address, ...],
+    routes: frozenset[Network],
+) -> None:
+    """On the node: a route to each address, and none of `routes` to others."""
+    for stale in routes - {network_of(address) for address in addresses}:
+        netlink.delete_route(stale, index)
+        netlink.delete_neighbour(index, stale.network_address)
+    for address in addresses:
+        netlink.add_neighbour(index, address, mac)
+        netlink.add_route(network_of(address), index)
+
+
+def _pair_for(netlink: Netlink, wiring: Wiring, alias: str, inside: Netlink) -> Link:
+    """The workload's pair: the one made before if it leads to this namespace, else a new one.
+
+    A pair of ours that another workload had there gives way: a namespace is one workload's.
     """
-    with Netlink(path) as inside:
-        link = inside.link(_INSIDE)
-        if link is None:
-            raise KernelError(f"{path}: its {_INSIDE} is gone")
-        loopback = inside.link("lo")
-        if loopback is not None:
-            inside.set_up(loopback.index)
-        inside.set_up(link.index)
-        stale = inside.addresses(link.index) - set(addresses)
-        for address in stale:
-            inside.delete_address(link.index, address)
-        for address in addresses:
-            inside.add_address(link.index, address)
-        for gateway in _GATEWAYS:
-            if not addresses or any(a.version == gateway.version for a in addresses):
-                inside.add_neighbour(link.index, gateway, node_mac)
-                inside.add_route(_EVERYTHING[gateway.version], link.index, gateway)
-    return stale
-
-
-def _pair_for(netlink: Netlink, alias: str, netns: str) -> Link:
-    """The workload's pair: the one made before if it leads to this namespace, else a new one."""
-    digest = _digest(alias)
-    name = f"slw{digest}"
-    mac, _ = _macs(digest)
-    with Netlink(netns) as inside:
-        end = inside.link(_INSIDE)
-    link = netlink.link(name)
+    name = wiring.interface(alias)
+    mac, _ = _macs(_digest(alias))
+    end, link = inside.link(_INSIDE), netlink.link(name)
     if link is not None and end is not None and end.mac == mac:
+        if link.alias != alias:
+            netlink.set_alias(link.index, alias)
         return link
     if end is not None:
-        raise KernelError(f"{netns}: has an {_INSIDE} already: give the workload's interface")
+        other = netlink.link_by_index(end.peer_index)
+        if other is None or end.kind != "veth" or wiring.owner(other) is None:
+            message = f"has an {_INSIDE} already: give the workload's interface"
+            raise KernelError(f"{inside.where}: {message}")
+        netlink.delete_link(other.index)
     if link is not None:
         netlink.delete_link(link.index)
-    return _make_pair(netlink, name, alias, netns, digest)
+    return _make_pair(netlink, name, alias, inside.where)
 
 
 def wire_workload(
@@ -139,21 +163,22 @@ def wire_workload(
     netns: str,
     addresses: tuple[Address, ...],
     programs: Mapping[Hook, tuple[int, str]],
+    routes: Mapping[int, frozenset[Network]],
 ) -> Wired:
     """Wires a workload's namespace, programs attached before it can send; again is the same.
 
-    `programs` gives a program's descriptor and name for each hook.
+    `programs` gives a program's descriptor and name for each hook; `routes` are those that there
+    are (`Netlink.routes`).
     """
     alias = wiring.workload_alias(key)
-    link = _pair_for(netlink, alias, netns)
     mac, node_mac = _macs(_digest(alias))
-    attach(netlink, link.index, programs)
-    netlink.set_up(link.index)
-    for address in _configure_inside(netns, node_mac, addresses):
-        netlink.delete_route(network_of(address), link.index)
-    for address in addresses:
-        netlink.add_neighbour(link.index, address, mac)
-        netlink.add_route(network_of(address), link.index)
+    with Netlink(netns) as inside:
+        link = _pair_for(netlink, wiring, alias, inside)
+        attach(netlink, link.index, programs)
+        netlink.set_up(link.index)
+        _configure_inside(inside, node_mac, addresses)
+    there = routes.get(link.index, frozenset())
+    _configure_outside(netlink, link.index, mac, addresses, there)
     return Wired(link.index, mac, node_mac)
 
 
@@ -170,31 +195,27 @@ def wire_proxy(
 ) -> Wired:
     """Makes and wires the namespace of a tenant's proxy; again is the same."""
     alias = wiring.proxy_alias(tenant)
-    digest = _digest(alias)
-    name = f"slp{digest}"
     namespace = wiring.proxy_namespace(tenant)
-    path = str(namespace_path(namespace))
-    mac, node_mac = _macs(digest)
+    mac, node_mac = _macs(_digest(alias))
     create_namespace(namespace)
-    link = netlink.link(name)
-    if link is None:
-        link = _make_pair(netlink, name, alias, path, digest)
-    attach(netlink, link.index, {Hook.INGRESS: (from_proxy, "from_proxy")})
-    with Netlink(path) as inside:
+    with Netlink(str(namespace_path(namespace))) as inside:
+        link = _pair_for(netlink, wiring, alias, inside)
+        netlink.add_address(link.index, _FILTER_LOOSELY)
+        attach(netlink, link.index, {Hook.INGRESS: (from_proxy, "from_proxy")})
         end, loopback = inside.link(_INSIDE), inside.link("lo")
         if end is None or loopback is None:
-            raise KernelError(f"{path}: its {_INSIDE} is gone")
+            raise KernelError(f"{inside.where}: its {_INSIDE} is gone")
         attach(inside, end.index, {Hook.INGRESS: (to_proxy, "to_proxy")})
         inside.set_up(loopback.index)
         inside.deliver_all_locally(_INSIDE, loopback.index, _TABLE)
-    netlink.set_up(link.index)
-    _configure_inside(path, node_mac, ())
+        netlink.set_up(link.index)
+        _configure_inside(inside, node_mac, ())
     return Wired(link.index, mac, node_mac)
 
 
 def unwire_proxy(netlink: Netlink, wiring: Wiring, tenant: str) -> None:
     """Takes a proxy's interface and namespace away."""
-    link = netlink.link(f"slp{_digest(wiring.proxy_alias(tenant))}")
+    link = netlink.link(wiring.interface(wiring.proxy_alias(tenant)))
     if link is not None:
         netlink.delete_link(link.index)
     delete_namespace(wiring.proxy_namespace(tenant))

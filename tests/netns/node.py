@@ -96,13 +96,15 @@ class Netns:
         body, _, code = done.stdout.rpartition("\n")
         return int(code or 0), body
 
-    def socket(self, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
+    def socket(
+        self, family: socket.AddressFamily, kind: socket.SocketKind, protocol: int = 0
+    ) -> socket.socket:
         """A socket of the test's own process that lives in this namespace."""
         before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         inside = os.open(self.path, os.O_RDONLY)
         try:
             _setns(inside)
-            return socket.socket(family, kind)
+            return socket.socket(family, kind, protocol)
         finally:
             _setns(before)
             os.close(before)

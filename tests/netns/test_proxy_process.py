@@ -428,9 +428,10 @@ def test_another_supervisor_adopts_the_running_process(net: Net, spec: ProxySpec
     """The supervisor is another process that ends, as an agent does."""
     script = (
         "from l7proxy.supervisor import Supervisor; from l7proxy.spec import ProxySpec\n"
-        "seen = []; s = Supervisor(lambda *change: seen.append(change))\n"
+        "from queue import Queue; seen = Queue()\n"
+        "s = Supervisor(lambda *change: seen.put(change))\n"
         f"s.ensure({spec!r}); s.wait_ready('shop', 10); pid = s.list()[0].pid\n"
-        "s.close(); print(pid, seen)\n"
+        "first = seen.get(timeout=10); s.close(); print(pid, [first, *seen.queue])\n"
     )
     root = str(Path(__file__).parents[2])
     for _ in range(2):

@@ -7,12 +7,17 @@ test costs no process. A denial is known by the drop it was counted as, not by a
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from typing import Any
 
+from pyagent.kernel import abi
 from tests.netns.node import Netns, Node, wait_for
 
 PATIENCE = 5.0  # seconds, for what should come at once
@@ -105,6 +110,7 @@ def udp(host: Netns, to: str, port: int, source: str = "", size: int = 5) -> str
 
 
 def _checksum(data: bytes) -> int:
+    data += bytes(len(data) % 2)
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
@@ -137,6 +143,52 @@ def ping(host: Netns, to: str, source: str = "", size: int = 56) -> str:
             if kind == _ECHO[version][1] and its_identifier == identifier:
                 assert message[8:] == payload
                 return str(sender)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back to an HTTP request; `said` is the body, read as JSON where it is JSON."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    local_port: int
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What the demo's server tells of the request."""
+        return dict(json.loads(self.body))
+
+
+def http(
+    host: Netns,
+    to: str,
+    port: int = 80,
+    path: str = "/",
+    source: str = "",
+    source_port: int = 0,
+    **request: Any,
+) -> Answer:
+    """One HTTP/1.1 request on a connection of its own."""
+    with connect(host, to, port, source, source_port) as connection:
+        return ask(connection, path, **request)
+
+
+def ask(connection: socket.socket, path: str = "/", method: str = "GET", **more: Any) -> Answer:
+    """One HTTP/1.1 request on this connection, which stays open."""
+    exchange = HTTPConnection(url_host(connection.getpeername()[0]))
+    exchange.sock = connection
+    exchange.request(method, path, **more)
+    response = exchange.getresponse()
+    headers = {name.lower(): text for name, text in response.getheaders()}
+    return Answer(response.status, headers, response.read(), connection.getsockname()[1])
+
+
+def handoffs(node: Node) -> int:
+    """Connections that were handed off so far."""
+    [number] = [stat.number for stat in abi.load().lists["STATS"] if stat.name == "HANDOFFS"]
+    with node.tables() as tables:
+        return int((tables["stats"].get({"index": number}) or {})["value"])  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -187,7 +239,7 @@ def udp_dropped(
         datagrams.sendto(b"hello", (to, port))
 
 
-def ping_dropped(node: Node, reason: str, host: Netns, to: str) -> None:
+def ping_dropped(node: Node, reason: str, host: Netns, to: str, source: str = "") -> None:
     """Fails unless the echo request is dropped for this reason."""
     version = ipaddress.ip_address(to).version
     protocol = socket.IPPROTO_ICMP if version == 4 else socket.IPPROTO_ICMPV6
@@ -195,7 +247,9 @@ def ping_dropped(node: Node, reason: str, host: Netns, to: str) -> None:
         host.socket(family_of(to), socket.SOCK_RAW, protocol) as raw,
         dropped(node, reason),
     ):
-        raw.sendto(echo_request(version, 1, b"hello"), (to, 0))
+        if source:
+            raw.bind((source, 0))
+        raw.sendto(echo_request(version, 1, bytes(56)), (to, 0))
 
 
 class Frames:

@@ -57,3 +57,14 @@ def plug(node: Netns, bridge: str, interface: str, host: Netns) -> None:
     """A host behind a port of the bridge."""
     pair(node, interface, host)
     ip("-n", node.name, "link", "set", interface, "master", bridge)
+
+
+def behind(router: Netns, interface: str, host: Netns, ipv4: str, ipv6: str) -> None:
+    """A host on a subnet behind a router, which forwards: IPV4.1 and IPV6:1 to IPV4.2 and IPV6:2."""
+    pair(router, interface, host)
+    forward = "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
+    assert router.run(*forward.split()).returncode == 0
+    give(router, interface, f"{ipv4}.1/24", f"{ipv6}:1/64")
+    give(host, "eth0", f"{ipv4}.2/24", f"{ipv6}:2/64")
+    route(host, "default", f"{ipv4}.1")
+    route(host, "default", f"{ipv6}:1")

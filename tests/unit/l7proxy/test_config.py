@@ -14,8 +14,8 @@ from l7proxy.bootstrap import bootstrap
 from l7proxy.clusters import clusters
 from l7proxy.launch import command
 from l7proxy.listeners import listeners
-from l7proxy.process import spec_hash
 from l7proxy.spec import ProxySpec
+from l7proxy.texts import spec_hash
 from l7proxy.xds import version_of
 
 GOLDEN = Path(__file__).with_name("golden")

@@ -34,7 +34,8 @@ def truth(running: subprocess.Popen[bytes]) -> Record:
     """A record that is right about it."""
     started = procfs.start_time(running.pid)
     assert started is not None
-    return Record("shop", running.pid, started, str(Path(sys.executable).resolve()), "1.40.0", "x")
+    binary = str(Path(sys.executable).resolve())
+    return Record("shop", running.pid, started, binary, "1.40.0", "x", "y")
 
 
 def spec_in(directory: Path) -> ProxySpec:

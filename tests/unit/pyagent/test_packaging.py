@@ -20,7 +20,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("bpf", "l7proxy", "pyagent", "pyproject.toml", "LICENSE", "README.md"):
+    for name in ("bpf", "examples", "l7proxy", "pyagent", "pyproject.toml", "LICENSE", "README.md"):
         subprocess.run(["cp", "-r", ROOT / name, source], check=True)
     options = ["-qq", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
     command = [sys.executable, "-m", "pip", "wheel", *options, str(source)]
@@ -37,6 +37,7 @@ def test_the_wheel_has_every_module_and_every_source(wheel: Path) -> None:
     expected |= {f"pyagent/{path.relative_to(ROOT)}" for path in sources}
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+    expected |= {f"pyagent/{path.relative_to(ROOT)}" for path in (ROOT / "examples").glob("*.yaml")}
     assert packed == expected | {"pyagent/bpf/LICENSE"}
 
 

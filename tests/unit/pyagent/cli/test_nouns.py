@@ -174,7 +174,7 @@ def test_add_where_nothing_may_be_written_says_so(
     done = sluice(manifests, *WITH_NETNS, prefix=without_root)
     path = manifests / "workload-shop-db.yaml"
     line = f"sluice: {path}: cannot be written: permission denied: run as root\n"
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
+    assert (done.stderr, done.stdout, done.returncode) == (line, "", 1)
 
 
 @pytest.mark.parametrize(
@@ -263,6 +263,23 @@ def test_without_a_configuration_each_command_says_which_is_missing(
     line = refused(manifests, *command)
     path = manifests.parent / "agent.yaml"
     assert line == f"{path}: no such file: name the agent's with --config"
+
+
+def test_a_configuration_that_may_not_be_read_says_so(manifests: Path) -> None:
+    path = manifests.parent / "agent.yaml"
+    path.chmod(0)
+    # The modules are imported first: a checkout may be in a folder that only root may enter.
+    code = "import os, sys, pyagent.cli.status; from pyagent.cli.main import main;"
+    code += "os.geteuid() or os.setresuid(65534, 65534, 65534); main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "status", "--config", str(path)],
+        env={**os.environ, "SLUICE_DEBUG": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    line = f"sluice: {path}: permission denied: run as root\n"
+    assert (done.stderr, done.stdout, done.returncode) == (line, "", 1)
 
 
 # agent_pid
