@@ -13,9 +13,9 @@
 #define SLUICE_ABI 1
 
 /* Identities below FIRST_IDENTITY are reserved. */
-#define IDENTITY_ANY 0     /* in a policy key: every peer */
-#define IDENTITY_NODE 1    /* the node itself */
-#define IDENTITY_WORLD 2   /* no narrower prefix is known */
+#define IDENTITY_ANY 0   /* in a policy key: every peer */
+#define IDENTITY_NODE 1  /* the node itself */
+#define IDENTITY_WORLD 2 /* no narrower prefix is known */
 #define FIRST_IDENTITY 256
 
 #define DIRECTION_INGRESS 0 /* to the subject */
@@ -65,17 +65,17 @@ struct workload_key {
 
 struct workload {
 	__u32 identity;
-	__u32 tenant;    /* 0: the namespace has no Tenant */
-	__u8 mac[6];     /* of the workload's own end */
+	__u32 tenant;     /* 0: the namespace has no Tenant */
+	__u8 mac[6];      /* of the workload's own end */
 	__u8 node_mac[6]; /* of the node's end */
 };
 
 /* local_addrs: an address of a workload on this node -> where it lives. */
 struct local_addr {
-	__u32 ifindex;   /* node side */
+	__u32 ifindex; /* node side */
 	__u32 identity;
 	__u32 tenant;
-	__u8 mac[6];     /* of the workload's own end */
+	__u8 mac[6];      /* of the workload's own end */
 	__u8 node_mac[6]; /* of the node's end */
 };
 
@@ -123,7 +123,7 @@ struct policy_value {
 struct flow_key {
 	struct address low;
 	struct address high;
-	__be16 low_port;  /* ICMP echo: the identifier at the end that asks, 0 at the other */
+	__be16 low_port; /* ICMP echo: the identifier at the end that asks, 0 at the other */
 	__be16 high_port;
 	__u8 protocol;
 	__u8 leg;
@@ -149,14 +149,14 @@ struct flow {
 	__u64 seen;       /* ns, CLOCK_MONOTONIC */
 	__u64 packets[2]; /* by direction: FLOW_ORIGINATOR, FLOW_REPLY */
 	__u64 bytes[2];
-	__u32 revision;   /* of the policy that gave `verdict` */
+	__u32 revision; /* of the policy that gave `verdict` */
 	__u32 rule;
-	__u32 proxy;      /* node-side interface of the proxy, 0: none */
-	__u32 tenant;     /* of the proxy */
+	__u32 proxy;  /* node-side interface of the proxy, 0: none */
+	__u32 tenant; /* of the proxy */
 	__u8 verdict;
 	__u8 state;
 	__u8 flags;
-	__u8 fin;         /* bit per direction that has sent FIN */
+	__u8 fin; /* bit per direction that has sent FIN */
 	__u32 pad;
 };
 
@@ -185,9 +185,9 @@ struct tenant_key {
 #define FAILURE_OPEN 1
 
 struct tenant {
-	__u32 proxy;        /* node-side interface of the proxy, 0: none */
+	__u32 proxy; /* node-side interface of the proxy, 0: none */
 	__u8 ready;
-	__u8 failure_mode;  /* FAILURE_* */
+	__u8 failure_mode; /* FAILURE_* */
 	__u16 pad;
 };
 
@@ -245,16 +245,16 @@ struct settings {
 	X(HANDOFF, 3)
 
 struct event {
-	__u64 time;         /* ns, CLOCK_MONOTONIC */
+	__u64 time; /* ns, CLOCK_MONOTONIC */
 	struct address source;
 	struct address destination;
 	__u32 source_identity;
 	__u32 destination_identity;
 	__u32 rule;
-	__u32 ifindex;      /* where the program ran */
-	__u32 length;       /* bytes on the wire, link layer included */
-	__u32 tenant;       /* handoff: whose proxy */
-	__be16 source_port; /* ICMP echo: the identifier in a request */
+	__u32 ifindex;           /* where the program ran */
+	__u32 length;            /* bytes on the wire, link layer included */
+	__u32 tenant;            /* handoff: whose proxy */
+	__be16 source_port;      /* ICMP echo: the identifier in a request */
 	__be16 destination_port; /* ICMP echo: the identifier in a reply */
 	__u8 type;
 	__u8 verdict;

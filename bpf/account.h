@@ -10,11 +10,10 @@
 
 #include "packet.h"
 
-static __always_inline void count(struct packet *packet, int reason, __u32 identity,
-				  __u8 direction)
+static __always_inline void count(struct packet *packet, int reason, __u32 identity, __u8 direction)
 {
-	struct counter_key key = { .identity = identity, .reason = reason, .direction = direction };
-	struct counter first = { .packets = 1, .bytes = packet->skb->len };
+	struct counter_key key = {.identity = identity, .reason = reason, .direction = direction};
+	struct counter first = {.packets = 1, .bytes = packet->skb->len};
 	struct counter *counter = counters.lookup(&key);
 
 	if (!counter) {
@@ -45,9 +44,9 @@ static __always_inline void report(struct packet *packet, int reason, __u8 direc
 	event->tenant = packet->verdict == VERDICT_HANDOFF ? packet->tenant : 0;
 	event->source_port = packet->source_port;
 	event->destination_port = packet->destination_port;
-	event->type = reason			       ? EVENT_DROP :
-		      packet->verdict == VERDICT_HANDOFF ? EVENT_HANDOFF :
-							   EVENT_POLICY;
+	event->type = reason                               ? EVENT_DROP
+	              : packet->verdict == VERDICT_HANDOFF ? EVENT_HANDOFF
+	                                                   : EVENT_POLICY;
 	event->verdict = packet->verdict;
 	event->reason = reason;
 	event->direction = direction;

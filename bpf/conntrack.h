@@ -69,9 +69,9 @@ static __always_inline bool find_leg(struct packet *packet, __u8 leg)
 		flow = NULL;
 	}
 	packet->flow = flow;
-	packet->way = flow && ((flow->flags ^ packet->flow_flags) & FLOW_LOW_IS_ORIGINATOR) ?
-			      FLOW_REPLY :
-			      FLOW_ORIGINATOR;
+	packet->way = flow && ((flow->flags ^ packet->flow_flags) & FLOW_LOW_IS_ORIGINATOR)
+	                      ? FLOW_REPLY
+	                      : FLOW_ORIGINATOR;
 	return flow != NULL;
 }
 
@@ -90,7 +90,7 @@ static __always_inline bool is_current(const struct flow *flow)
 
 static __always_inline bool has_lost_proxy(const struct flow *flow)
 {
-	struct proxy_key key = { .ifindex = flow->proxy };
+	struct proxy_key key = {.ifindex = flow->proxy};
 
 	return flow->proxy && !proxies.lookup(&key);
 }
@@ -146,8 +146,8 @@ static __always_inline int find_proxy_flow(struct packet *packet)
 
 	make_key(packet);
 	if (find_leg(packet, LEG_CLIENT) && packet->way == FLOW_REPLY)
-		return packet->flow->proxy == proxy && !opens_tcp(packet) ? DROP_NONE :
-									    DROP_PROXY_SOURCE;
+		return packet->flow->proxy == proxy && !opens_tcp(packet) ? DROP_NONE
+		                                                          : DROP_PROXY_SOURCE;
 	if (find_leg(packet, LEG_DIRECT)) {
 		flow = packet->flow;
 		if ((flow->flags & FLOW_FROM_PROXY) && flow->proxy == proxy &&
@@ -177,7 +177,7 @@ static __always_inline void track_tcp(const struct packet *packet, struct flow *
 	else if (flow->fin)
 		flow->state = FLOW_CLOSING;
 	else if (flow->state == FLOW_OPENING && (flow->flags & FLOW_REPLIED) &&
-		 packet->way == FLOW_ORIGINATOR && (flags & TCP_ACK))
+	         packet->way == FLOW_ORIGINATOR && (flags & TCP_ACK))
 		flow->state = FLOW_ESTABLISHED;
 }
 
@@ -212,8 +212,8 @@ static __always_inline int open_flow(struct packet *packet)
 	struct flow flow = {
 		.created = packet->now,
 		.seen = packet->now,
-		.packets = { 1, 0 },
-		.bytes = { packet->skb->len, 0 },
+		.packets = {1, 0},
+		.bytes = {packet->skb->len, 0},
 		.revision = current_revision(),
 		.rule = packet->rule,
 		.proxy = packet->proxy,

@@ -10,7 +10,7 @@
 
 static __always_inline int find_workload(struct packet *packet)
 {
-	struct workload_key key = { .ifindex = packet->skb->ifindex };
+	struct workload_key key = {.ifindex = packet->skb->ifindex};
 
 	packet->workload = workloads.lookup(&key);
 	return packet->workload ? DROP_NONE : DROP_NO_WORKLOAD;
@@ -50,7 +50,7 @@ static __always_inline bool stays_on_link(struct packet *packet)
 static __always_inline int check_target(struct packet *packet)
 {
 	bool asks = packet->icmp_type == ICMPV6_NEIGHBOUR_SOLICITATION &&
-		    is_unspecified(&packet->source);
+	            is_unspecified(&packet->source);
 	struct address target;
 
 	if (!asks && packet->icmp_type != ICMPV6_NEIGHBOUR_ADVERTISEMENT)
@@ -69,9 +69,9 @@ static __always_inline int check_target(struct packet *packet)
 static __always_inline int check_neighbour(struct packet *packet)
 {
 	if (packet->kind == KIND_ARP)
-		return is_unspecified(&packet->source) || owns(packet, &packet->source) ?
-			       DROP_NONE :
-			       DROP_NEIGHBOUR;
+		return is_unspecified(&packet->source) || owns(packet, &packet->source)
+		               ? DROP_NONE
+		               : DROP_NEIGHBOUR;
 	if (packet->icmp_type == ICMPV6_ROUTER_ADVERTISEMENT ||
 	    packet->icmp_type == ICMPV6_REDIRECT || packet->icmp_type == ICMPV6_LISTENER_QUERY)
 		return DROP_NEIGHBOUR;
@@ -117,8 +117,8 @@ static __always_inline int check_destination(struct packet *packet)
 	__u8 first = 0; /* byte of the destination MAC; its lowest bit says group */
 
 	if (packet->to_local)
-		return packet->to_local->ifindex == packet->skb->ifindex ? DROP_NONE :
-									   DROP_DESTINATION;
+		return packet->to_local->ifindex == packet->skb->ifindex ? DROP_NONE
+		                                                         : DROP_DESTINATION;
 	bpf_skb_load_bytes(packet->skb, 0, &first, 1);
 	return first & 1 ? DROP_NONE : DROP_DESTINATION;
 }

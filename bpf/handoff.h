@@ -13,7 +13,7 @@
 
 static __always_inline struct tenant *find_tenant(__u32 number)
 {
-	struct tenant_key key = { .tenant = number };
+	struct tenant_key key = {.tenant = number};
 
 	return tenants.lookup(&key);
 }
@@ -41,8 +41,8 @@ static __always_inline int start_handoff(struct packet *packet)
 
 static __always_inline void note_client(struct packet *packet)
 {
-	struct proxy_client_key key = { .proxy = packet->proxy, .client = packet->source };
-	struct proxy_client fresh = { .seen = packet->now };
+	struct proxy_client_key key = {.proxy = packet->proxy, .client = packet->source};
+	struct proxy_client fresh = {.seen = packet->now};
 	struct proxy_client *known = proxy_clients.lookup(&key);
 
 	if (!known || packet->now - known->seen > CLIENT_REFRESH)
@@ -52,7 +52,7 @@ static __always_inline void note_client(struct packet *packet)
 /* Of a flow that has a proxy, what does not come from that proxy goes there. */
 static __always_inline int approach_proxy(struct packet *packet)
 {
-	struct proxy_key key = { .ifindex = packet->proxy };
+	struct proxy_key key = {.ifindex = packet->proxy};
 
 	if (!packet->proxy)
 		return DROP_NONE;
@@ -70,7 +70,7 @@ static __always_inline int approach_proxy(struct packet *packet)
  */
 static __always_inline int check_client(struct packet *packet)
 {
-	struct proxy_client_key key = { .proxy = packet->skb->ifindex, .client = packet->source };
+	struct proxy_client_key key = {.proxy = packet->skb->ifindex, .client = packet->source};
 	struct proxy_client *known = proxy_clients.lookup(&key);
 
 	/* another CPU may have seen the client after this packet's `now` */
@@ -84,7 +84,7 @@ static __always_inline int check_client(struct packet *packet)
 /* An upstream leg goes on directly where its own handoff led here, but past nobody else's proxy. */
 static __always_inline int start_upstream(struct packet *packet)
 {
-	struct proxy_key key = { .ifindex = packet->proxy };
+	struct proxy_key key = {.ifindex = packet->proxy};
 	struct proxy *proxy = proxies.lookup(&key);
 
 	if (packet->verdict != VERDICT_HANDOFF)

@@ -11,23 +11,23 @@
 #define LPM_FLAGS BPF_F_NO_PREALLOC /* the kernel has no preallocated LPM tries */
 
 BPF_TABLE_PINNED("hash", struct workload_key, struct workload, workloads, SIZE_WORKLOADS,
-		 PINS "/workloads");
+                 PINS "/workloads");
 BPF_TABLE_PINNED("hash", struct address, struct local_addr, local_addrs, SIZE_LOCAL_ADDRS,
-		 PINS "/local_addrs");
+                 PINS "/local_addrs");
 BPF_TABLE_PINNED("lpm_trie", struct identity_key, struct identity_value, identities,
-		 SIZE_IDENTITIES, PINS "/identities", LPM_FLAGS);
+                 SIZE_IDENTITIES, PINS "/identities", LPM_FLAGS);
 BPF_TABLE_PINNED("lpm_trie", struct policy_key, struct policy_value, policy, SIZE_POLICY,
-		 PINS "/policy", LPM_FLAGS);
+                 PINS "/policy", LPM_FLAGS);
 BPF_TABLE_PINNED("lru_hash", struct flow_key, struct flow, conntrack, SIZE_CONNTRACK,
-		 PINS "/conntrack");
+                 PINS "/conntrack");
 BPF_TABLE_PINNED("lru_hash", struct fragment_key, struct fragment, fragments, SIZE_FRAGMENTS,
-		 PINS "/fragments");
+                 PINS "/fragments");
 BPF_TABLE_PINNED("hash", struct tenant_key, struct tenant, tenants, SIZE_TENANTS, PINS "/tenants");
 BPF_TABLE_PINNED("hash", struct proxy_key, struct proxy, proxies, SIZE_PROXIES, PINS "/proxies");
 BPF_TABLE_PINNED("lru_hash", struct proxy_client_key, struct proxy_client, proxy_clients,
-		 SIZE_PROXY_CLIENTS, PINS "/proxy_clients");
+                 SIZE_PROXY_CLIENTS, PINS "/proxy_clients");
 BPF_TABLE_PINNED("percpu_hash", struct counter_key, struct counter, counters, SIZE_COUNTERS,
-		 PINS "/counters");
+                 PINS "/counters");
 BPF_TABLE_PINNED("percpu_array", __u32, __u64, stats, STATS_COUNT, PINS "/stats");
 BPF_TABLE_PINNED("array", __u32, struct settings, settings, 1, PINS "/settings");
 

@@ -151,7 +151,7 @@ static __always_inline int foreign_stages(struct packet *packet)
 
 static __always_inline int proxy_stages(struct packet *packet)
 {
-	struct proxy_key key = { .ifindex = packet->skb->ifindex };
+	struct proxy_key key = {.ifindex = packet->skb->ifindex};
 	int reason;
 
 	if (!proxies.lookup(&key))
@@ -170,11 +170,15 @@ static __always_inline int proxy_stages(struct packet *packet)
 	return reason ? reason : pass_flow(packet);
 }
 
+/* BCC declares this one without the length of its parameters. */
+static int (*redirect_neigh)(__u32 ifindex, void *parameters, int length, __u64 flags) =
+	(void *)BPF_FUNC_redirect_neigh;
+
 /* Where a tenant's failure mode is closed, its clients are told at once. */
 static __always_inline int refuse(struct packet *packet)
 {
-	return turn_into_reset(packet) ? into_namespace(packet->skb, packet->skb->ifindex) :
-					 TC_ACT_SHOT;
+	return turn_into_reset(packet) ? into_namespace(packet->skb, packet->skb->ifindex)
+	                               : TC_ACT_SHOT;
 }
 
 static __always_inline void begin(struct packet *packet, struct __sk_buff *skb, __u8 hook)
@@ -231,8 +235,11 @@ int to_proxy(struct __sk_buff *skb)
 	reason = parse(&packet);
 	if (!reason)
 		reason = assign_socket(&packet);
-	if (reason)
-		count(&packet, reason, 0, DIRECTION_INGRESS);
-	/* Where nobody listens, the stack's reset tells the client at once. */
-	return reason && reason != DROP_NO_LISTENER ? TC_ACT_SHOT : TC_ACT_OK;
+	if (!reason)
+		return TC_ACT_OK;
+	count(&packet, reason, 0, DIRECTION_INGRESS);
+	/* The stack sends no reset from an address that is not its own. */
+	if (reason == DROP_NO_LISTENER && turn_into_reset(&packet))
+		return redirect_neigh(skb->ifindex, NULL, 0, 0);
+	return TC_ACT_SHOT;
 }

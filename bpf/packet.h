@@ -46,41 +46,41 @@ enum kind {
 
 struct packet {
 	struct __sk_buff *skb;
-	struct workload *workload;           /* behind the interface; NULL at a proxy's */
-	struct local_addr *to_local;         /* destination, when it lives on this node */
-	struct proxy *to_proxy;              /* where to hand the packet to, or NULL */
-	struct flow *flow;                   /* NULL: none yet */
+	struct workload *workload;   /* behind the interface; NULL at a proxy's */
+	struct local_addr *to_local; /* destination, when it lives on this node */
+	struct proxy *to_proxy;      /* where to hand the packet to, or NULL */
+	struct flow *flow;           /* NULL: none yet */
 	struct address source;
 	struct address destination;
-	struct flow_key key;                 /* of `flow`, or of the one to be made */
-	__u64 now;                           /* ns, CLOCK_MONOTONIC */
-	__u32 source_identity;               /* as a peer; 0: not asked for */
+	struct flow_key key;   /* of `flow`, or of the one to be made */
+	__u64 now;             /* ns, CLOCK_MONOTONIC */
+	__u32 source_identity; /* as a peer; 0: not asked for */
 	__u32 destination_identity;
-	__u32 l4;                            /* offset of the transport header, bytes */
-	__u32 end;                           /* offset of the IP datagram's end, bytes */
+	__u32 l4;  /* offset of the transport header, bytes */
+	__u32 end; /* offset of the IP datagram's end, bytes */
 	__u32 fragment_id;
-	__u32 denied_identity;               /* whose policy denied, 0: nobody's */
+	__u32 denied_identity; /* whose policy denied, 0: nobody's */
 	__u32 rule;
-	__u32 tenant;                        /* whose proxy, when the verdict is HANDOFF */
-	__u32 proxy;                         /* of the flow: node-side interface, 0: none */
-	__be16 source_port;                  /* ICMP echo: the identifier in a request */
-	__be16 destination_port;             /* ICMP echo: the identifier in a reply */
-	__u16 fragment_offset;               /* bytes */
+	__u32 tenant;            /* whose proxy, when the verdict is HANDOFF */
+	__u32 proxy;             /* of the flow: node-side interface, 0: none */
+	__be16 source_port;      /* ICMP echo: the identifier in a request */
+	__be16 destination_port; /* ICMP echo: the identifier in a reply */
+	__u16 fragment_offset;   /* bytes */
 	__u8 protocol;
 	__u8 tcp_flags;
 	__u8 icmp_type;
 	__u8 is_ipv6;
 	__u8 is_fragment;
-	__u8 hook;                           /* enum hook */
-	__u8 kind;                           /* enum kind */
-	__u8 way;                            /* FLOW_ORIGINATOR or FLOW_REPLY */
-	__u8 verdict;                        /* enum verdict */
-	__u8 is_new;                         /* the flow was opened by this packet */
-	__u8 flow_flags;                     /* of the flow to be made */
-	__u8 is_replacing;                   /* a flow with the same ends ends with this one */
+	__u8 hook;         /* enum hook */
+	__u8 kind;         /* enum kind */
+	__u8 way;          /* FLOW_ORIGINATOR or FLOW_REPLY */
+	__u8 verdict;      /* enum verdict */
+	__u8 is_new;       /* the flow was opened by this packet */
+	__u8 flow_flags;   /* of the flow to be made */
+	__u8 is_replacing; /* a flow with the same ends ends with this one */
 	__u8 replaced_leg;
-	__u8 is_occupied;                    /* a proxy's upstream leg has the same ends */
-	__u8 denied_direction;               /* of the policy that denied */
+	__u8 is_occupied;      /* a proxy's upstream leg has the same ends */
+	__u8 denied_direction; /* of the policy that denied */
 };
 
 static __always_inline bool same_address(const struct address *a, const struct address *b)
@@ -96,7 +96,7 @@ static __always_inline bool opens_tcp(const struct packet *packet)
 
 static __always_inline struct identity_value *find_identity(const struct address *address)
 {
-	struct identity_key key = { .prefixlen = 128, .address = *address };
+	struct identity_key key = {.prefixlen = 128, .address = *address};
 
 	return identities.lookup(&key);
 }

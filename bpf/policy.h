@@ -26,7 +26,7 @@ struct question {
 };
 
 static __always_inline struct policy_value *find_rule(__u32 subject, __u32 peer, __u8 direction,
-						      const struct question *question)
+                                                      const struct question *question)
 {
 	struct policy_key key = {
 		.prefixlen = 96,
@@ -42,7 +42,7 @@ static __always_inline struct policy_value *find_rule(__u32 subject, __u32 peer,
 
 /* Of the row for this very peer and the one for every peer, the higher precedence decides. */
 static __always_inline struct policy_value *judge_side(__u32 subject, __u32 peer, __u8 direction,
-						       const struct question *question)
+                                                       const struct question *question)
 {
 	struct policy_value *narrow = find_rule(subject, peer, direction, question);
 	struct policy_value *wide = find_rule(subject, IDENTITY_ANY, direction, question);
@@ -89,10 +89,10 @@ static __always_inline void pose(struct packet *packet, struct question *questio
 	question->destination_identity = peer_identity(to);
 	question->port = reply ? packet->source_port : packet->destination_port;
 	question->protocol = packet->protocol;
-	packet->source_identity = reply ? question->destination_identity :
-					  question->source_identity;
-	packet->destination_identity = reply ? question->source_identity :
-					       question->destination_identity;
+	packet->source_identity =
+		reply ? question->destination_identity : question->source_identity;
+	packet->destination_identity =
+		reply ? question->source_identity : question->destination_identity;
 }
 
 static __always_inline int deny(struct packet *packet, __u32 identity, __u8 direction)
@@ -110,7 +110,7 @@ static __always_inline bool outranks(__u8 verdict, __u8 other)
 }
 
 static __always_inline void settle(struct packet *packet, const struct policy_value *row,
-				   __u32 tenant)
+                                   __u32 tenant)
 {
 	packet->verdict = row->verdict;
 	packet->rule = row->rule;
@@ -131,7 +131,7 @@ static __always_inline int judge(struct packet *packet)
 	packet->rule = 0;
 	if (question.source.identity) {
 		row = judge_side(question.source.identity, question.destination_identity,
-				 DIRECTION_EGRESS, &question);
+		                 DIRECTION_EGRESS, &question);
 		packet->rule = row ? row->rule : 0;
 		if (!row || row->verdict == VERDICT_DENY)
 			return deny(packet, question.source.identity, DIRECTION_EGRESS);
@@ -139,7 +139,7 @@ static __always_inline int judge(struct packet *packet)
 	}
 	if (question.destination.identity) {
 		row = judge_side(question.destination.identity, question.source_identity,
-				 DIRECTION_INGRESS, &question);
+		                 DIRECTION_INGRESS, &question);
 		if (!row || row->verdict == VERDICT_DENY) {
 			packet->rule = row ? row->rule : 0;
 			return deny(packet, question.destination.identity, DIRECTION_INGRESS);

@@ -75,8 +75,8 @@ static __always_inline int find_quoted(struct packet *packet)
 	__u32 ports = 0;
 	int reason;
 
-	reason = packet->is_ipv6 ? quote_ipv6(packet, packet->l4 + ICMP_HEADER, &ports) :
-				   quote_ipv4(packet, packet->l4 + ICMP_HEADER, &ports);
+	reason = packet->is_ipv6 ? quote_ipv6(packet, packet->l4 + ICMP_HEADER, &ports)
+	                         : quote_ipv4(packet, packet->l4 + ICMP_HEADER, &ports);
 	if (reason)
 		return reason;
 	if (!same_address(&sent_to, &packet->destination))

@@ -35,7 +35,7 @@ static __always_inline __be16 fold(__u32 sum)
 
 /* An IPv4 address counts as its 32 bits alone. */
 static __always_inline void summed_address(struct address *to, const struct address *from,
-					   bool is_ipv6)
+                                           bool is_ipv6)
 {
 	*to = *from;
 	if (!is_ipv6)
@@ -44,7 +44,7 @@ static __always_inline void summed_address(struct address *to, const struct addr
 
 /* The answer to segment `got`, whose data is `data` bytes long. */
 static __always_inline void make_segment(struct packet *packet, const struct tcphdr *got,
-					 __u32 data, struct tcphdr *tcp)
+                                         __u32 data, struct tcphdr *tcp)
 {
 	struct pseudo_header pseudo = {
 		.length = bpf_htonl(sizeof(*tcp)),
@@ -63,8 +63,9 @@ static __always_inline void make_segment(struct packet *packet, const struct tcp
 		tcp->ack = 1;
 		tcp->ack_seq = bpf_htonl(bpf_ntohl(got->seq) + data + got->syn + got->fin);
 	}
-	tcp->check = fold(bpf_csum_diff(NULL, 0, (__be32 *)tcp, sizeof(*tcp),
-					bpf_csum_diff(NULL, 0, (__be32 *)&pseudo, sizeof(pseudo), 0)));
+	tcp->check =
+		fold(bpf_csum_diff(NULL, 0, (__be32 *)tcp, sizeof(*tcp),
+	                           bpf_csum_diff(NULL, 0, (__be32 *)&pseudo, sizeof(pseudo), 0)));
 }
 
 static __always_inline void put_ipv4(struct packet *packet)
@@ -127,7 +128,8 @@ static __always_inline bool turn_into_reset(struct packet *packet)
 		put_ipv6(packet);
 	else
 		put_ipv4(packet);
-	bpf_skb_store_bytes(packet->skb, ETH_HLEN + network, &tcp, sizeof(tcp), BPF_F_RECOMPUTE_CSUM);
+	bpf_skb_store_bytes(packet->skb, ETH_HLEN + network, &tcp, sizeof(tcp),
+	                    BPF_F_RECOMPUTE_CSUM);
 	return true;
 }
 

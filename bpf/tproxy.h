@@ -25,7 +25,7 @@ static __always_inline __u32 socket_tuple(const struct packet *packet, struct bp
 }
 
 static __always_inline void address_listener(const struct packet *packet,
-					     struct bpf_sock_tuple *tuple)
+                                             struct bpf_sock_tuple *tuple)
 {
 	if (packet->is_ipv6) {
 		__builtin_memset(tuple->ipv6.daddr, 0, 12);
@@ -38,7 +38,7 @@ static __always_inline void address_listener(const struct packet *packet,
 }
 
 static __always_inline int assign_listener(struct packet *packet, struct bpf_sock_tuple *tuple,
-					   __u32 size)
+                                           __u32 size)
 {
 	struct bpf_sock *listener;
 	int error;
@@ -64,9 +64,7 @@ static __always_inline int assign_socket(struct packet *packet)
 	size = socket_tuple(packet, &tuple);
 	socket = bpf_skc_lookup_tcp(packet->skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
 	if (socket) {
-		/* a new connection does not wait until the last one with its ends is forgotten */
-		connected = socket->state != BPF_TCP_LISTEN &&
-			    !(socket->state == BPF_TCP_TIME_WAIT && opens_tcp(packet));
+		connected = socket->state != BPF_TCP_LISTEN;
 		bpf_sk_release(socket);
 		if (connected)
 			return DROP_NONE;

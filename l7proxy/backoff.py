@@ -4,6 +4,9 @@ from __future__ import annotations
 
 FIRST = 0.1
 LONGEST = 30.0
+LONGEST_AFTER_SERVICE = 0.5
+"""A proxy that has served is missed: it is back soon, however often it dies."""
+
 HEALTHY = 30.0
 """Seconds of readiness after which earlier failures are forgotten."""
 
@@ -13,8 +16,10 @@ def failures_after(failures: int, healthy: float) -> int:
     return 1 if healthy >= HEALTHY else failures + 1
 
 
-def delay(failures: int) -> float:
-    """Seconds to wait after so many failures in a row: at once, then 0.1 s doubling to 30 s."""
+def delay(failures: int, healthy: float) -> float:
+    """Seconds to wait after so many failures in a row, when the last life had `healthy` seconds of
+    readiness: none, then 0.1 s doubling to 30 s, or to half a second if it had any."""
     if failures <= 1:
         return 0.0
-    return min(LONGEST, FIRST * 2.0 ** min(failures - 2, 16))
+    longest = LONGEST_AFTER_SERVICE if healthy > 0 else LONGEST
+    return min(longest, FIRST * 2.0 ** min(failures - 2, 16))

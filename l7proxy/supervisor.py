@@ -218,7 +218,7 @@ class Supervisor:
             proxy.forget()
             _log.warning("%s", reason)
             failures = backoff.failures_after(failures, kept.serving)
-            await asyncio.sleep(backoff.delay(failures))
+            await asyncio.sleep(backoff.delay(failures, kept.serving))
 
     async def _take_over(self, proxy: Proxy) -> bool:
         """Go on with what runs already, unless only another process can be what is wanted now."""

@@ -7,8 +7,7 @@ that ask for it, so that the last good state stays in force.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 
 from pyagent.compiler.rows import Compiled
 from pyagent.errors import InvalidState, Problem
@@ -20,27 +19,34 @@ def _problem(origin: Origin, field: str, message: str) -> Problem:
     return Problem(origin.file, origin.document, field, message)
 
 
-def check_interfaces(snapshot: Snapshot, links: Mapping[str, Link]) -> None:
-    """Raises InvalidState unless every workload's interface or namespace is there.
+def check_interfaces(
+    snapshot: Snapshot, links: Mapping[str, Link], obstacle: Callable[[str, Workload], str]
+) -> None:
+    """Raises InvalidState unless every workload's interface or namespace is there and will do.
 
     An interface has to be a veth whose other end is in another network namespace, since packets
-    are delivered straight into that one.
+    are delivered straight into that one. `obstacle` says why a workload's namespace cannot be
+    wired, "" when it can; it is given the workload's key.
     """
     problems = tuple(
         problem
-        for workload in snapshot.workloads.values()
-        for problem in _interface_problems(workload, links)
+        for key, workload in snapshot.workloads.items()
+        for problem in (
+            _interface_problems(workload, links)
+            if workload.netns is None
+            else _namespace_problems(workload, obstacle(key, workload))
+        )
     )
     if problems:
         raise InvalidState(problems)
 
 
+def _namespace_problems(workload: Workload, message: str) -> Iterator[Problem]:
+    if message:
+        yield _problem(workload.origin, "spec.netns", message)
+
+
 def _interface_problems(workload: Workload, links: Mapping[str, Link]) -> Iterator[Problem]:
-    if workload.netns is not None:
-        if not Path(workload.netns).exists():
-            message = f"there is no network namespace {workload.netns}"
-            yield _problem(workload.origin, "spec.netns", message)
-        return
     name = workload.interface or ""
     link = links.get(name)
     if link is None:

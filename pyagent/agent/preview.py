@@ -14,7 +14,7 @@ from pyagent.errors import KernelError
 from pyagent.kernel import pins
 from pyagent.kernel.netlink import Link, Netlink
 from pyagent.kernel.tables import Tables
-from pyagent.kernel.wiring import Wiring
+from pyagent.kernel.wiring import Wiring, obstacle
 from pyagent.model import Snapshot
 from pyagent.plan import Observed, Plan, Rows, Wired, desired_rows, overflow, plan
 from pyagent.state import read_numbers
@@ -28,10 +28,15 @@ def preview(config: AgentConfig, snapshot: Snapshot) -> tuple[Plan, Compiled]:
     """
     with Netlink() as netlink:
         links = {link.name: link for link in netlink.links()}
-        check_interfaces(snapshot, links)
+        wiring = Wiring(config.state_dir)
+        check_interfaces(
+            snapshot,
+            links,
+            lambda _key, workload: obstacle(netlink, wiring, workload.netns or ""),
+        )
         facts = NodeFacts(netlink.addresses(), config.node_traffic)
-        workloads = _wired_workloads(netlink, Wiring(config.state_dir), snapshot, links)
-        proxies = _wired_proxies(Wiring(config.state_dir), links)
+        workloads = _wired_workloads(netlink, wiring, snapshot, links)
+        proxies = _wired_proxies(wiring, links)
     stored = read_numbers(config.state_dir)
     numbers = Numbers.from_json(stored) if stored is not None else Numbers()
     compiled, _ = compile_snapshot(snapshot, numbers, facts)

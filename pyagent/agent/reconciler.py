@@ -84,7 +84,12 @@ class Reconciler:
         begun = time.monotonic()
         before = frozenset(self._have.workloads)
         links = self._netlink.links()
-        check_interfaces(snapshot, {link.name: link for link in links})
+        there = {link.index for link in links}
+        check_interfaces(
+            snapshot,
+            {link.name: link for link in links},
+            lambda key, workload: self._workloads.obstacle(key, workload, there),
+        )
         facts = NodeFacts(self._netlink.addresses(), self._config.node_traffic)
         compiled, numbers = compile_snapshot(snapshot, self._numbers, facts)
         in_force = _InForce(snapshot, compiled, facts.addresses)

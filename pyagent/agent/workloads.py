@@ -13,7 +13,7 @@ from pyagent.compiler.rows import Compiled
 from pyagent.errors import KernelError
 from pyagent.kernel.namespaces import NamespaceId, namespace_id
 from pyagent.kernel.netlink import Hook, Link, Netlink, network_of
-from pyagent.kernel.wiring import Wiring, attach, wire_workload
+from pyagent.kernel.wiring import Wiring, attach, obstacle, wire_workload
 from pyagent.model import Network, Snapshot, Workload
 from pyagent.plan import Wired
 from pyagent.state import WorkloadState
@@ -49,6 +49,13 @@ class Workloads:
     def wired(self) -> dict[str, Wired]:
         """Every wired workload."""
         return {key: place.wired for key, place in self._places.items()}
+
+    def obstacle(self, key: str, workload: Workload, there: set[int]) -> str:
+        """Why a workload's namespace cannot be wired, "" when it can; `there` are the indices of
+        the node's interfaces."""
+        if workload.netns is None or self._is_made(key, workload, there):
+            return ""
+        return obstacle(self._netlink, self._wiring, workload.netns)
 
     def make(self, snapshot: Snapshot, links: Sequence[Link]) -> None:
         """Wires namespaces, programs first, and notes interfaces that are there already.

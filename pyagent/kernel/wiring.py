@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pyagent.errors import KernelError
 from pyagent.kernel import bpf
+from pyagent.kernel.namespaces import entered, namespace_id
 from pyagent.kernel.netlink import (
     Hook,
     Link,
@@ -30,6 +31,7 @@ from pyagent.model import Address, Network
 from pyagent.plan import Wired
 
 _INSIDE = "eth0"
+_HAS_INTERFACE = f"has an {_INSIDE} already: give the workload's interface instead"
 _PREFIX = "slc"
 _TABLE = 100  # of the proxy's namespace: everything is local
 _GATEWAYS = (ip_address("169.254.1.1"), ip_address("fe80::1"))
@@ -133,6 +135,30 @@ def _configure_outside(
         netlink.add_route(network_of(address), index)
 
 
+def _our_end(netlink: Netlink, wiring: Wiring, end: Link) -> Link | None:
+    """The node-side end of a pair that this agent made, None of any other interface."""
+    other = netlink.link_by_index(end.peer_index) if end.kind == "veth" else None
+    if other is None or other.peer_index != end.index or wiring.owner(other) is None:
+        return None
+    return other
+
+
+def obstacle(netlink: Netlink, wiring: Wiring, netns: str) -> str:
+    """Why a workload's namespace cannot be wired; "" when it can, or has been."""
+    if namespace_id(netns) is None:
+        return f"there is no network namespace {netns}"
+    if namespace_id(netns) == namespace_id("/proc/thread-self/ns/net"):
+        return f"{netns} is the node's own network namespace"
+    try:
+        with Netlink(netns) as inside:
+            end = inside.link(_INSIDE)
+    except KernelError:
+        return f"{netns} is not a network namespace"
+    if end is not None and _our_end(netlink, wiring, end) is None:
+        return f"{netns} {_HAS_INTERFACE}"
+    return ""
+
+
 def _pair_for(netlink: Netlink, wiring: Wiring, alias: str, inside: Netlink) -> Link:
     """The workload's pair: the one made before if it leads to this namespace, else a new one.
 
@@ -146,10 +172,9 @@ def _pair_for(netlink: Netlink, wiring: Wiring, alias: str, inside: Netlink) -> 
             netlink.set_alias(link.index, alias)
         return link
     if end is not None:
-        other = netlink.link_by_index(end.peer_index)
-        if other is None or end.kind != "veth" or wiring.owner(other) is None:
-            message = f"has an {_INSIDE} already: give the workload's interface"
-            raise KernelError(f"{inside.where}: {message}")
+        other = _our_end(netlink, wiring, end)
+        if other is None:
+            raise KernelError(f"{inside.where} {_HAS_INTERFACE}")
         netlink.delete_link(other.index)
     if link is not None:
         netlink.delete_link(link.index)
@@ -190,6 +215,20 @@ def attach(netlink: Netlink, index: int, programs: Mapping[Hook, tuple[int, str]
             netlink.attach(index, hook, program, name)
 
 
+def _forget_closed(netns: str) -> None:
+    """Lets no connection of the namespace stay in TIME-WAIT.
+
+    There is no listener at the address that a client dialled, which is where the kernel looks for
+    one when a SYN meets TIME-WAIT (RFC 9293, 3.6.1): the client's ports would not serve again for
+    a minute. The servers' side is safe: timestamps tell old segments from new ones (RFC 7323).
+    """
+    try:
+        with entered(netns):
+            Path("/proc/sys/net/ipv4/tcp_max_tw_buckets").write_text("0")
+    except OSError as error:
+        raise KernelError(f"{netns}: TIME-WAIT cannot be turned off: {error.strerror}") from None
+
+
 def wire_proxy(
     netlink: Netlink, wiring: Wiring, tenant: str, from_proxy: int, to_proxy: int
 ) -> Wired:
@@ -198,6 +237,7 @@ def wire_proxy(
     namespace = wiring.proxy_namespace(tenant)
     mac, node_mac = _macs(_digest(alias))
     create_namespace(namespace)
+    _forget_closed(str(namespace_path(namespace)))
     with Netlink(str(namespace_path(namespace))) as inside:
         link = _pair_for(netlink, wiring, alias, inside)
         netlink.add_address(link.index, _FILTER_LOOSELY)

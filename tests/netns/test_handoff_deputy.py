@@ -7,8 +7,6 @@ the client itself would, and nothing else.
 from __future__ import annotations
 
 import json
-import socket
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -17,15 +15,15 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
-from tests.netns.node import Node, ip, wait_for
+from tests.netns.node import Node, ip
 from tests.netns.tenants import ADDRESSES, ProxySpace, Site, build
 from tests.netns.traffic import (
-    PATIENCE,
     Frames,
     ask,
     connect,
     dropped,
     http,
+    listen,
     ping_dropped,
     tcp,
     tcp_dropped,
@@ -107,12 +105,12 @@ def test_with_an_address_of_its_own_it_reaches_nobody(
     site: Site, deputy: ProxySpace, of: int
 ) -> None:
     own = ("10.99.0.1", "fd00:99::1")[of]
-    ip("-n", deputy.name, "addr", "replace", f"{own}/{(32, 128)[of]}", "dev", "eth0")
+    ip("-n", deputy.name, "addr", "add", f"{own}/{(32, 128)[of]}", "dev", "lo")
     try:
         for to, port in (("web", 80), ("teller", 5000), ("world", 5000), ("node", 22)):
             tcp_dropped(site.node, "proxy_source", deputy, ADDRESSES[to][of], port, source=own)
     finally:
-        ip("-n", deputy.name, "addr", "del", f"{own}/{(32, 128)[of]}", "dev", "eth0")
+        ip("-n", deputy.name, "addr", "del", f"{own}/{(32, 128)[of]}", "dev", "lo")
 
 
 def test_it_speaks_nothing_but_tcp(site: Site, deputy: ProxySpace, of: int) -> None:
@@ -217,24 +215,18 @@ def test_as_its_own_user_it_reaches_the_same(site: Site, deputy: ProxySpace, of:
     assert done.stdout.splitlines() == [f"{web} 80 connected", f"{web} 5000 TimeoutError"], done.stderr
 
 
-def test_it_reaches_no_service_of_the_node(site: Site, deputy: ProxySpace) -> None:
-    """Neither in its own name nor in a client's that may not; 9464 is the metrics' port."""
-    listener = site.node.socket(socket.AF_INET, socket.SOCK_STREAM)
-    with listener:
-        listener.bind(("0.0.0.0", 9465))
-        listener.listen()
-        for to in ("10.200.0.1", "192.0.2.17", "127.15.0.1"):
-            limited = ADDRESSES["limited"][0]
-            if to.startswith("127."):
-                with pytest.raises(OSError):
-                    connect(deputy, to, 9465, source="127.0.0.1").close()
-            else:
-                tcp_dropped(site.node, "policy_egress", deputy, to, 9465, source=limited)
-        assert tcp_to(deputy, "10.200.0.1", ADDRESSES["client"][0])
-    assert wait_for(lambda: sys.version_info, "nothing", PATIENCE)
+def test_the_node_s_services_are_judged_as_the_client(
+    site: Site, deputy: ProxySpace, of: int
+) -> None:
+    node = ADDRESSES["node"][of]
+    with listen(site.node, node, 9465):
+        client, limited = ADDRESSES["client"][of], ADDRESSES["limited"][of]
+        connect(deputy, node, 9465, source=client).close()
+        tcp_dropped(site.node, "policy_egress", deputy, node, 9465, source=limited)
 
 
-def tcp_to(deputy: ProxySpace, to: str, source: str) -> bool:
-    """As a client that may reach the node."""
-    with connect(deputy, to, 9465, source=source) as connection:
-        return connection.getpeername()[1] == 9465
+def test_what_listens_on_the_node_s_loopback_is_out_of_reach(deputy: ProxySpace) -> None:
+    """127.15.0.1 is the address of the node's end of the wire."""
+    for to in ("127.0.0.1", "127.15.0.1"):
+        with pytest.raises(ConnectionRefusedError):  # its own loopback answers
+            connect(deputy, to, 9464)

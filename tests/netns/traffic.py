@@ -177,11 +177,11 @@ def http(
 def ask(connection: socket.socket, path: str = "/", method: str = "GET", **more: Any) -> Answer:
     """One HTTP/1.1 request on this connection, which stays open."""
     exchange = HTTPConnection(url_host(connection.getpeername()[0]))
-    exchange.sock = connection
+    exchange.sock, local_port = connection, connection.getsockname()[1]
     exchange.request(method, path, **more)
     response = exchange.getresponse()
     headers = {name.lower(): text for name, text in response.getheaders()}
-    return Answer(response.status, headers, response.read(), connection.getsockname()[1])
+    return Answer(response.status, headers, response.read(), local_port)
 
 
 def handoffs(node: Node) -> int:

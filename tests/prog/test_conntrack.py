@@ -109,6 +109,24 @@ def test_a_flow_keeps_its_verdict_while_the_revision_stands(world: World, pair: 
     assert world.leave(packet, one).dropped("POLICY_EGRESS")
 
 
+@pytest.mark.parametrize("make", [tcp, udp])
+def test_a_reply_is_judged_as_what_it_answers(
+    world: World, pair: Pair, make: Callable[..., Packet]
+) -> None:
+    one, other = pair
+    protocol = Protocol.TCP if make is tcp else Protocol.UDP
+    assert world.leave(make(*ends(one, other, 4), 4000, 80), one).passed
+    world.withdraw(world.rule(one, EGRESS))
+    key = world.rule(one, EGRESS, peer=301, protocol=protocol, port=80, number=5)
+    answer = back(make(*ends(one, other, 4), 4000, 80))
+    assert world.leave(answer, other).passed
+    (flow,) = world.flows()
+    assert flow["rule"] == 1  # of the last row that was asked, the destination's
+    world.withdraw(key)
+    world.rule(one, EGRESS, peer=301, protocol=protocol, port=4000)
+    assert world.leave(answer, other).dropped("POLICY_EGRESS")
+
+
 @FAMILIES
 def test_states_of_tcp(world: World, pair: Pair, family: int) -> None:
     one, other = pair

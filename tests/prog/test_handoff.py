@@ -262,8 +262,8 @@ def test_nobody_listens(world: World, family: int) -> None:
     pair = ends({4: "10.1.0.1", 6: "fd00:1::1"}[family], OUTSIDE[family], family)
     packet = tcp(*pair, 4000, 80)
     seen = to_listener(world, packet)
-    # left to the stack, whose reset tells the client
-    assert (seen.action, seen.reason) == (OK, "NO_LISTENER")
+    # it has become the reset that tells the client
+    assert (seen.action, seen.reason) == (REDIRECT, "NO_LISTENER")
     assert to_listener(world, bytes(packet)[:-1]).action == SHOT
     for other in (udp(*pair, 4000, 80), ip(*pair, b"")):
         left_alone = to_listener(world, other)

@@ -169,10 +169,10 @@ def test_nested_extension_headers(world: World, one: Workload, count: int) -> No
     for kinds in ([OPTIONS], [AH], [HOP_BY_HOP, ROUTING, AH, OPTIONS]):
         numbers = (kinds * count)[:count]
         if count > 6:
-            assert world.leave(behind(one, numbers), one).dropped("EXTENSIONS")
+            assert world.leave(behind(one, numbers, size=24), one).dropped("EXTENSIONS")
             continue
-        assert world.leave(behind(one, numbers), one).passed
-        assert world.leave(behind(one, numbers, port=81), one).dropped("POLICY_EGRESS")
+        assert world.leave(behind(one, numbers, size=24), one).passed
+        assert world.leave(behind(one, numbers, port=81, size=24), one).dropped("POLICY_EGRESS")
 
 
 @pytest.mark.parametrize(

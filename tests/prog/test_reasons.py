@@ -17,7 +17,7 @@ from pyagent.compiler.rows import Verdict
 from pyagent.config import MapSizes
 from pyagent.kernel import abi
 from pyagent.model import Protocol
-from tests.prog.harness import ABI, EGRESS, INGRESS, OK, REASONS, TYPES, Outcome, World
+from tests.prog.harness import ABI, EGRESS, INGRESS, REASONS, REDIRECT, TYPES, Outcome, World
 from tests.prog.node import SIZES, Node, context
 from tests.prog.packets import MAC, OUTSIDE, ip, tcp, udp
 
@@ -120,9 +120,9 @@ def test_reason(world: World, reason: str) -> None:
 
 
 def test_no_listener(world: World) -> None:
-    """Counted, but left to the stack of the proxy's namespace, whose reset tells the client."""
+    """Counted, and answered by a reset, which goes out of the proxy's namespace."""
     outcome = world.send("to_proxy", tcp(ONE, TWO, 4000, 80), world.node.interfaces["p1"])
-    assert (outcome.action, outcome.counted) == (OK, {("NO_LISTENER", INGRESS, 0): 1})
+    assert (outcome.action, outcome.counted) == (REDIRECT, {("NO_LISTENER", INGRESS, 0): 1})
 
 
 def test_conntrack_full(tmp_path_factory: pytest.TempPathFactory) -> None:
