@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import http.client
 import io
-import json
 import os
 import socket
 import struct
 import time
 
 from l7proxy.errors import ProxyFailure
+from l7proxy.untrusted import parse_json
 
 TIMEOUT = 1.0
 """Seconds for one exchange; an Envoy that needs longer is as good as frozen."""
 
-MAX_ANSWER = 4 * 1024 * 1024
+MAX_ANSWER = 64 * 1024
+"""Bytes; what is asked for takes less than two thousand."""
+
 _CHUNK = 65536
 _CREDENTIALS = struct.Struct("3i")  # unix(7), struct ucred: pid, uid, gid
 
@@ -43,7 +45,7 @@ class Admin:
                 connection.sendall(_request(method, target))
                 while piece := connection.recv(_CHUNK):
                     _grow(raw, piece)
-                    connection.settimeout(max(0.001, deadline - time.monotonic()))
+                    connection.settimeout(_left(deadline))
         except OSError as error:
             raise _silent(error) from error
         return _body(bytes(raw))
@@ -58,11 +60,14 @@ class Admin:
 
     async def _exchange(self, request: bytes) -> bytes:
         loop = asyncio.get_running_loop()
+        deadline = time.monotonic() + TIMEOUT
         raw = bytearray()
         with self._connect() as connection:
             await loop.sock_sendall(connection, request)
             while piece := await loop.sock_recv(connection, _CHUNK):
                 _grow(raw, piece)
+                # sock_recv does not wait for what is there already, and so sees no cancellation.
+                _left(deadline)
         return bytes(raw)
 
     def _connect(self) -> socket.socket:
@@ -86,15 +91,24 @@ class Admin:
 def numbers_and_texts(answer: str) -> dict[str, int | str]:
     """What `/stats?format=json` says, by name; ProxyFailure when it says something else."""
     try:
-        listed = json.loads(answer)["stats"]
-        return {entry["name"]: entry["value"] for entry in listed if "name" in entry}
+        listed = parse_json(answer)["stats"]
+        found = {entry["name"]: entry["value"] for entry in listed if "name" in entry}
     except (ValueError, KeyError, TypeError) as error:
         raise ProxyFailure("Envoy's admin socket gave statistics of an unknown form") from error
+    return {name: value for name, value in found.items() if type(value) in (int, str)}
 
 
 def _request(method: str, target: str) -> bytes:
     lines = (f"{method} {target} HTTP/1.1", "Host: admin", "Connection: close", "", "")
     return "\r\n".join(lines).encode("ascii")
+
+
+def _left(deadline: float) -> float:
+    """Seconds until then; TimeoutError when there are none."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
 
 
 def _grow(raw: bytearray, piece: bytes) -> None:
@@ -113,7 +127,7 @@ def _body(raw: bytes) -> str:
     try:
         answer.begin()
         body = answer.read()
-    except (http.client.HTTPException, ValueError) as error:
+    except (http.client.HTTPException, ValueError, OverflowError) as error:
         raise ProxyFailure("Envoy's admin socket gave no whole answer") from error
     # 503 is how /ready says that Envoy is not; the body tells the state.
     if answer.status not in (200, 503):

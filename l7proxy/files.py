@@ -8,13 +8,17 @@ the directory.
 from __future__ import annotations
 
 import os
+import secrets
+import stat
+import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from l7proxy.errors import ProxyFailure
 
 MAX_READ = 1024 * 1024
+_REMOVAL_ENDS = 60.0  # seconds
 
 
 def make_directory(path: str, uid: int, gid: int) -> None:
@@ -33,8 +37,11 @@ def write(path: str, text: str, uid: int, gid: int) -> None:
     directory, name = os.path.split(path)
     temporary = f".{name}.new"
     try:
+        for place in (path, f"{directory}/{temporary}"):
+            _clear_way(place)
         with _opened(directory) as folder:
-            _unlink(temporary, folder)
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=folder)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
             file = os.open(temporary, flags, 0o600, dir_fd=folder)
             with os.fdopen(file, "w", encoding="utf-8") as stream:
@@ -61,36 +68,78 @@ def read(path: str, start: int = 0) -> str | None:
 
 
 def open_log(path: str, keep: int) -> int:
-    """Open a log for appending; one that has grown beyond `keep` bytes starts anew."""
+    """Open a log for appending; one that has grown beyond `keep` bytes starts anew, and so does
+    one that is no log: a link, a pipe, or a file that has another name as well."""
     set_aside(path, keep)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        return os.open(path, flags, 0o600)
+        if os.path.lexists(path) and not _is_plain(os.lstat(path)):
+            remove(path)
+        log = os.open(path, flags, 0o600)
     except OSError as error:
         raise ProxyFailure(f"cannot write {path}: {error.strerror}") from error
+    if not _is_plain(os.fstat(log)):  # put there since
+        os.close(log)
+        raise ProxyFailure(f"cannot write {path}: it is not a file of its own")
+    return log
 
 
-def set_aside(path: str, keep: int) -> bool:
-    """Rename a file of more than `keep` bytes to PATH.1, in place of an older one."""
+def empty(path: str, keep: int) -> bool:
+    """Empty a log of more than `keep` bytes that its writer holds open, if the caller made it;
+    whether it was."""
     try:
-        if os.lstat(path).st_size <= keep:
-            return False
-        Path(path).rename(f"{path}.1")
+        log = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
-    return True
+    try:
+        seen = os.fstat(log)
+        grown = _is_plain(seen) and seen.st_uid == os.geteuid() and seen.st_size > keep
+        if grown:
+            os.ftruncate(log, 0)
+        return grown
+    finally:
+        os.close(log)
+
+
+def _is_plain(seen: os.stat_result) -> bool:
+    """Whether it is a regular file with no second name, by which it could be anybody's."""
+    return stat.S_ISREG(seen.st_mode) and seen.st_nlink == 1
+
+
+def set_aside(path: str, keep: int) -> None:
+    """Rename a file of more than `keep` bytes to PATH.1, in place of an older one."""
+    with suppress(OSError):
+        if os.lstat(path).st_size > keep:
+            _clear_way(f"{path}.1")
+            Path(path).rename(f"{path}.1")
 
 
 def remove(path: str) -> None:
-    """Remove a file, a link or a socket; nothing happens when there is none."""
-    _unlink(path, None)
-
-
-def _unlink(name: str, folder: int | None) -> None:
+    """Remove a file, a link, a pipe or a socket; nothing happens when there is none."""
     try:
-        os.unlink(name, dir_fd=folder)
-    except FileNotFoundError:
-        return
+        _clear_way(path)
+        Path(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise ProxyFailure(f"cannot remove {path}: {error.strerror}") from error
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory and all that is in it, however deep; no link is followed.
+
+    ProxyFailure when something stays.
+    """
+    command = ("rm", "-rf", "--one-file-system", "--", path)
+    try:
+        subprocess.run(command, capture_output=True, timeout=_REMOVAL_ENDS, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ProxyFailure(f"cannot remove {path}") from error
+
+
+def _clear_way(path: str) -> None:
+    """A directory where a file belongs was made by the proxy, to be in the way. To remove what may
+    be in it could take long: it gets another name, and goes with the proxy's own directory."""
+    if os.path.lexists(path) and stat.S_ISDIR(os.lstat(path).st_mode):
+        Path(path).rename(f"{path}.{secrets.token_hex(8)}")
 
 
 @contextmanager

@@ -28,6 +28,7 @@ GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL."""
 
 ACCESS_LOG_BYTES = 64 * 1024 * 1024
+LOG_BYTES = 16 * 1024 * 1024
 _PAUSE = 0.02
 
 
@@ -203,8 +204,12 @@ class Proxy:
         return f"the proxy of {self.spec.tenant} is gone ({how}){': ' + words if words else ''}"
 
     def set_log_aside(self) -> bool:
-        """Begin a new access log when it has grown; Envoy must then be told to reopen it."""
-        return files.set_aside(self.spec.access_log_path, ACCESS_LOG_BYTES)
+        """Keep the logs of a proxy that serves from growing; whether Envoy has to be told to
+        reopen its access log, since that has been set aside, now or before."""
+        if files.empty(self.spec.log_path, LOG_BYTES):
+            self._log_begins = 0
+        files.set_aside(self.spec.access_log_path, ACCESS_LOG_BYTES)
+        return not os.path.lexists(self.spec.access_log_path)
 
     def forget(self) -> None:
         """Let go of the process: reap it if it has ended, leave it running if it has not."""

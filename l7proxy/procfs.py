@@ -24,10 +24,10 @@ def start_time(pid: int) -> int | None:
     It stays the same over exec, and tells a process from a later one with the same number.
     """
     try:
-        stat = (PROC / str(pid) / "stat").read_text()
+        stat = (PROC / str(pid) / "stat").read_bytes()
     except OSError:
         return None
-    return int(stat.rpartition(")")[2].split()[_START_TIME])
+    return int(stat.rpartition(b")")[2].split()[_START_TIME])
 
 
 def executable(pid: int) -> str | None:
@@ -41,11 +41,11 @@ def executable(pid: int) -> str | None:
 def owner(pid: int) -> int | None:
     """Real user id of the process."""
     try:
-        status = (PROC / str(pid) / "status").read_text()
+        status = (PROC / str(pid) / "status").read_bytes()
     except OSError:
         return None
     for line in status.splitlines():
-        if line.startswith("Uid:"):
+        if line.startswith(b"Uid:"):
             return int(line.split()[1])
     return None
 
@@ -65,6 +65,14 @@ def with_argument(argument: str) -> Iterator[int]:
             with contextlib.suppress(OSError):
                 if argument.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
                     yield int(entry.name)
+
+
+def _signal_name(number: int) -> str:
+    """Its name; most real-time signals have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 class Process:
@@ -101,7 +109,7 @@ class Process:
             return "still running"
         if result.si_code == os.CLD_EXITED:
             return f"exited with {result.si_status}"
-        return f"killed by {signal.Signals(result.si_status).name}"
+        return f"killed by {_signal_name(result.si_status)}"
 
     def close(self) -> None:
         """Let go of the process, and reap it if it has ended and is our child."""

@@ -10,6 +10,10 @@ from dataclasses import asdict, dataclass, fields
 
 from l7proxy import files, procfs
 from l7proxy.procfs import Process
+from l7proxy.untrusted import parse_json
+
+_LARGEST_PID = 2**31 - 1  # pid_t
+_LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ def encode(record: Record) -> str:
 def decode(text: str) -> Record | None:
     """Read a record; None when the text is not one, whatever else it may be."""
     try:
-        values = json.loads(text)
+        values = parse_json(text)
     except ValueError:
         return None
     if not isinstance(values, dict) or set(values) != {field.name for field in fields(Record)}:
@@ -53,7 +57,9 @@ def decode(text: str) -> Record | None:
     for name, value in values.items():
         if type(value) is not (int if name in numbers else str):
             return None
-    return Record(**values) if values["pid"] > 0 else None
+    if not all(0 <= values[name] <= _LARGEST for name in numbers):
+        return None
+    return Record(**values) if 0 < values["pid"] <= _LARGEST_PID else None
 
 
 def read(directory: str) -> Record | None:

@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import quote
 
 from l7proxy import files, procfs, record
 from l7proxy.admin import Admin, numbers_and_texts
 from l7proxy.errors import ProxyFailure
 from l7proxy.spec import ADMIN_SOCKET, CLUSTERS_FILE, LISTENERS_FILE, LOG
+from l7proxy.untrusted import parse_json
 
 READY = "/ready"
 _LISTENING = "listener_manager.total_listeners_active"
@@ -150,11 +151,13 @@ def read_status(directory: str) -> ProxyStatus | None:
     note = record.read(directory)
     if note is None:
         return None
-    # The directory belongs to the proxy's user; what the record says of itself is not proof.
+    # The directory belongs to the proxy's user: what the record says of itself is not proof, and
+    # the directory's name alone was not given by the proxy.
+    tenant = Path(directory).name
     process = record.process_of(note, os.lstat(directory).st_uid)
     if process is None:
         return ProxyStatus(
-            note.tenant, None, False, None, None, note.restarts, False, "the process is gone"
+            tenant, None, False, None, None, note.restarts, False, "the process is gone"
         )
     process.close()
     memory = procfs.resident_bytes(note.pid)
@@ -162,11 +165,11 @@ def read_status(directory: str) -> ProxyStatus | None:
         health = check(Admin(f"{directory}/{ADMIN_SOCKET}", note.pid))
     except ProxyFailure as failure:
         return ProxyStatus(
-            note.tenant, note.pid, False, None, memory, note.restarts, False, str(failure)
+            tenant, note.pid, False, None, memory, note.restarts, False, str(failure)
         )
     accepted = health.versions == written_versions(directory)
     return ProxyStatus(
-        tenant=note.tenant,
+        tenant=tenant,
         pid=note.pid,
         ready=health.ready,
         connections=health.connections,
@@ -187,6 +190,7 @@ def written_versions(directory: str) -> tuple[str, str]:
 
 def _version(text: str | None) -> str:
     try:
-        return str(json.loads(text or "")["versionInfo"])
+        version = parse_json(text or "")["versionInfo"]
     except (ValueError, KeyError, TypeError):
         return ""
+    return version if isinstance(version, str) else ""

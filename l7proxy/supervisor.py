@@ -286,7 +286,7 @@ class Supervisor:
         while True:
             try:
                 now = proxy.check(await status.check_soon(proxy.admin))
-                if proxy.set_log_aside():
+                if now.ready and proxy.set_log_aside():
                     await proxy.admin.fetch("/reopen_logs", "POST")
             except ProxyFailure as failure:
                 now = proxy.unanswered(str(failure))

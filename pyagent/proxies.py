@@ -19,6 +19,7 @@ from pathlib import Path
 from threading import Event
 from typing import NamedTuple
 
+from l7proxy import files
 from l7proxy.errors import ProxyFailure
 from l7proxy.process import stop_recorded
 from l7proxy.spec import ProxySpec
@@ -35,6 +36,8 @@ _FIRST_UID = 1_879_000_000  # far from people's, services' and container manager
 _READY_WITHIN = 5.0  # seconds that a change waits for the proxies that it starts
 _LINGER = 1.0  # seconds in which a removed proxy goes on as if it were not
 _UNDERTAKERS = 8
+_CGROUP_EMPTIES = 5.0  # seconds
+_PAUSE = 0.01
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +58,23 @@ def envoy_binary() -> str:
 def proxies_directory(state_dir: Path) -> Path:
     """The folder with one folder for each tenant's proxy."""
     return state_dir / "proxies"
+
+
+def _end_cgroup(folder: Path) -> None:
+    """Removes a proxy's cgroup and ends whatever still runs in it. What a proxy that was taken
+    over has started must not live on: its uid goes to another tenant's proxy one day."""
+    deadline = time.monotonic() + _CGROUP_EMPTIES
+    try:
+        while folder.exists():
+            (folder / "cgroup.kill").write_text("1")
+            with suppress(OSError):
+                folder.rmdir()
+                return
+            if time.monotonic() > deadline:
+                raise ProxyError(f"{folder}: its processes cannot be ended")
+            time.sleep(_PAUSE)
+    except OSError as error:
+        raise ProxyError(f"{folder}: cannot be removed: {error.strerror}") from None
 
 
 class _Removal(NamedTuple):
@@ -151,11 +171,17 @@ class Proxies:
     def _directory(self, tenant: str) -> Path:
         return proxies_directory(self._wiring.state_dir) / tenant
 
+    def _cgroup_of(self, tenant: str) -> Path:
+        return self._cgroup / f"proxy-{tenant}"
+
     def _spec(self, tenant: str, number: int) -> ProxySpec:
-        cgroup = self._cgroup / f"proxy-{tenant}"
-        cgroup.mkdir(parents=True, exist_ok=True)
-        directory = self._directory(tenant)
-        directory.parent.mkdir(mode=0o711, exist_ok=True)
+        cgroup, directory = self._cgroup_of(tenant), self._directory(tenant)
+        try:
+            cgroup.mkdir(parents=True, exist_ok=True)
+            directory.parent.mkdir(exist_ok=True)
+            directory.parent.chmod(0o711)  # whatever the umask: proxies, no root, pass through
+        except OSError as error:
+            raise ProxyError(f"{error.filename}: cannot be made: {error.strerror}") from None
         return ProxySpec(
             tenant=tenant,
             netns=self._namespace(tenant),
@@ -168,15 +194,16 @@ class Proxies:
         )
 
     def mend(self) -> None:
-        """Wires those again whose interface or namespace was taken away, starts those anew that
-        were left in a namespace of which nobody knows, and tries again what failed."""
+        """Wires those again whose interface or namespace was taken away, and tries again what
+        failed. Connections do not outlast their interface, so the process is started anew."""
         for tenant, number in self._numbers.items():
             try:
-                if namespace_id(self._namespace(tenant)) != self._namespaces.get(tenant):
-                    self._supervisor.remove(tenant, drain=0.0)
+                before = self._wired.get(tenant)
+                moved = namespace_id(self._namespace(tenant)) != self._namespaces.get(tenant)
+                if moved or not self._is_wired(tenant):
                     self._wire(tenant)
-                elif not self._is_wired(tenant):
-                    self._wire(tenant)
+                    if moved or self._wired[tenant] != before:
+                        self._supervisor.remove(tenant, drain=0.0)
                 self._supervisor.ensure(self._spec(tenant, number))
             except (ProxyFailure, SluiceError) as error:
                 _log.error("proxy of %s: %s", tenant, error)
@@ -209,16 +236,15 @@ class Proxies:
     def _remove(self, tenant: str, recalled: Event) -> None:
         if recalled.wait(_LINGER):
             return
-        directory = self._directory(tenant)
+        directory = str(self._directory(tenant))
         try:
             if not self._supervisor.remove(tenant, hurry=recalled):
-                stop_recorded(str(directory), drain=0.0)
+                stop_recorded(directory, drain=0.0)
+            _end_cgroup(self._cgroup_of(tenant))
             self._wired.pop(tenant, None)
             with Netlink() as netlink:
                 wires.unwire_proxy(netlink, self._wiring, tenant)
-            with suppress(OSError):
-                (self._cgroup / f"proxy-{tenant}").rmdir()
-            shutil.rmtree(directory, ignore_errors=True)
+            files.remove_tree(directory)
         except (ProxyFailure, SluiceError) as error:
             _log.error("proxy of %s: %s", tenant, error)
         if not recalled.is_set():

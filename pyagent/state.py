@@ -8,13 +8,17 @@ Called by the agent (writes), the command line and the metrics (read).
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pyagent.errors import SluiceError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +57,20 @@ class NodeState:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file in one step, on disk before it is in place; mode 0600."""
+    """Replaces a file in one step, on disk before it is in place; mode 0600. SluiceError, and the
+    old file stays, when it cannot be written: a disk may be full."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise SluiceError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def left_unfinished(state_dir: Path) -> tuple[Path, ...]:
@@ -85,8 +95,12 @@ def state_path(state_dir: Path) -> Path:
 
 
 def write_state(state_dir: Path, state: NodeState) -> None:
-    """Keeps `state` as the one in force."""
-    write_atomically(state_path(state_dir), json.dumps(asdict(state)))
+    """Keeps `state` as the one in force. What is in force does not depend on it: where it cannot
+    be written, that is logged, and readers see an older one."""
+    try:
+        write_atomically(state_path(state_dir), json.dumps(asdict(state)))
+    except SluiceError as error:
+        _log.error("%s", error)
 
 
 def read_state(state_dir: Path) -> NodeState | None:

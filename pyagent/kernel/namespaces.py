@@ -5,7 +5,9 @@ which opens its sockets inside, and by the agent.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +34,18 @@ def _enter(descriptor: int) -> None:
         raise OSError(code, os.strerror(code))
 
 
+def _open(path: str) -> int:
+    """A descriptor of what is at `path`, if it may be a namespace. To open anything else could wait
+    for ever (a pipe) or do something (a device), and manifests name the paths."""
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(place).st_mode):
+            raise OSError(errno.EINVAL, "it is no network namespace")
+        return os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(place)
+
+
 @contextmanager
 def entered(path: str) -> Iterator[None]:
     """The calling thread, and no other, is in the namespace meanwhile (setns(2)). OSError.
@@ -40,7 +54,7 @@ def entered(path: str) -> Iterator[None]:
     """
     own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        there = _open(path)
         try:
             _enter(there)
         finally:

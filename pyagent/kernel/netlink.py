@@ -219,7 +219,8 @@ class Netlink:
         return {index: frozenset(networks) for index, networks in found.items()}
 
     def delete_route(self, to: Network, index: int) -> None:
-        """Removes a route of ours."""
+        """Removes a route of ours to the link."""
+        scope = {"scope": _SCOPE_LINK} if to.version == 4 else {}
         with _wording(f"the route to {to} cannot be removed"), _gone_is_fine():
             self._ipr.route(
                 "del",
@@ -227,6 +228,7 @@ class Netlink:
                 dst=str(to),
                 oif=index,
                 proto=ROUTE_PROTOCOL,
+                **scope,
             )
 
     def add_address(self, index: int, address: Address) -> None:

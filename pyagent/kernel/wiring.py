@@ -72,10 +72,9 @@ class Wiring:
         ("unfinished", "") of one whose making was interrupted."""
         if not link.alias and link.name.startswith(f"{_PREFIX}{self._tag[:4]}"):
             return "unfinished", ""
-        if not link.alias.startswith(f"sluice {self._tag} "):
-            return None
-        _, _, kind, name = link.alias.split(" ", 3)
-        return kind, name
+        before, _, rest = link.alias.partition(f"sluice {self._tag} ")
+        kind, _, name = rest.partition(" ")
+        return (kind, name) if name and not before else None
 
 
 def _digest(alias: str) -> str:
@@ -162,7 +161,8 @@ def obstacle(netlink: Netlink, wiring: Wiring, netns: str) -> str:
 def _pair_for(netlink: Netlink, wiring: Wiring, alias: str, inside: Netlink) -> Link:
     """The workload's pair: the one made before if it leads to this namespace, else a new one.
 
-    A pair of ours that another workload had there gives way: a namespace is one workload's.
+    A pair of ours that another workload had there gives way: a namespace is one workload's. It is
+    removed from inside, since whoever rules there may have made one that claims any other end.
     """
     name = wiring.interface(alias)
     mac, _ = _macs(_digest(alias))
@@ -172,10 +172,9 @@ def _pair_for(netlink: Netlink, wiring: Wiring, alias: str, inside: Netlink) -> 
             netlink.set_alias(link.index, alias)
         return link
     if end is not None:
-        other = _our_end(netlink, wiring, end)
-        if other is None:
+        if _our_end(netlink, wiring, end) is None:
             raise KernelError(f"{inside.where} {_HAS_INTERFACE}")
-        netlink.delete_link(other.index)
+        inside.delete_link(end.index)
     if link is not None:
         netlink.delete_link(link.index)
     return _make_pair(netlink, name, alias, inside.where)

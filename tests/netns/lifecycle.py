@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 from l7proxy import procfs, record
+from pyagent.errors import KernelError
 from pyagent.kernel import abi, bpf, pins
 from pyagent.kernel.netlink import Hook, Netlink
 from pyagent.kernel.wiring import Wiring
 from tests.netns.load import Flow
 from tests.netns.node import Netns, Node, policy, tenant, workload
+from tests.netns.traffic import http
 
 ADDRESSES = {
     "web": ("10.201.0.1", "fd00:201::1"),
@@ -99,7 +102,8 @@ def filters(node: Node) -> dict[tuple[str, Hook], int]:
     spaces = [Path(node.path), *Path("/run/netns").glob(wiring.proxy_namespace("*"))]
     found = {}
     for space in spaces:
-        with Netlink(str(space)) as netlink:
+        # a proxy's namespace may go meanwhile
+        with suppress(KernelError), Netlink(str(space)) as netlink:
             for link in netlink.links():
                 for hook, program in netlink.attached(link.index).items():
                     found[f"{space.name}/{link.name}/{link.index}", hook] = program
@@ -176,3 +180,10 @@ def sampled(look: Callable[[], object], every: float = 0.001) -> Iterator[set[ob
     finally:
         done.set()
         thread.join()
+
+
+def serves(host: Netns, to: str) -> bool:
+    """Whether a request on a new connection is answered."""
+    with suppress(OSError, HTTPException):
+        return http(host, to).status == 200
+    return False

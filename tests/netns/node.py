@@ -288,9 +288,9 @@ class Node(Netns):
         found: dict[str, int] = {}
         with self.tables() as tables:
             for key, value in tables["counters"].records():
-                reason = abi.load().name_of("DROP_REASONS", int(key["reason"]))  # type: ignore[arg-type]
+                reason = abi.load().name_of("DROP_REASONS", int(key["reason"]))
                 if reason != "none":
-                    found[reason] = found.get(reason, 0) + int(value["packets"])  # type: ignore[arg-type]
+                    found[reason] = found.get(reason, 0) + int(value["packets"])
         return found
 
     def proxy_pid(self, name: str) -> int | None:

@@ -270,7 +270,9 @@ def test_who_may_not_connect_does_not_meet_the_proxy(site: Site, of: int) -> Non
 def test_revoking_a_rule_cuts_a_handed_off_connection_too(site: Site, of: int) -> None:
     """Also one whose way from the proxy to the server is still open."""
     web = ADDRESSES["web"][of]
-    closed = policy("shop", "closed", podSelector={"matchLabels": {"app": "web"}}, policyTypes=["Ingress"])
+    closed = policy(
+        "shop", "closed", podSelector={"matchLabels": {"app": "web"}}, policyTypes=["Ingress"]
+    )
     with connect(site.hosts["client"], web, 80) as connection:
         assert ask(connection).status == 200
         site.node.apply("closed.yaml", closed)

@@ -58,7 +58,12 @@ def of(request: pytest.FixtureRequest) -> int:
 
 @pytest.mark.parametrize(
     ("claimed", "to", "port"),
-    [("client", "web", 5000), ("client", "teller", 5000), ("client", "world", 5000), ("world", "web", 5000)],
+    [
+        ("client", "web", 5000),
+        ("client", "teller", 5000),
+        ("client", "world", 5000),
+        ("world", "web", 5000),
+    ],
 )
 def test_as_a_client_it_reaches_what_the_client_does(
     deputy: ProxySpace, claimed: str, to: str, port: int, of: int
@@ -212,7 +217,9 @@ def test_as_its_own_user_it_reaches_the_same(site: Site, deputy: ProxySpace, of:
         json.dumps([(4, 6)[of], ADDRESSES["limited"][of], tries]),
     )
     web = ADDRESSES["web"][of]
-    assert done.stdout.splitlines() == [f"{web} 80 connected", f"{web} 5000 TimeoutError"], done.stderr
+    assert done.stdout.splitlines() == [f"{web} 80 connected", f"{web} 5000 TimeoutError"], (
+        done.stderr
+    )
 
 
 def test_the_node_s_services_are_judged_as_the_client(

@@ -12,7 +12,6 @@ from http.client import HTTPException
 import pytest
 
 from l7proxy.status import read_status
-from pyagent.kernel import abi
 from tests.netns.node import Node, wait_for
 from tests.netns.tenants import ADDRESSES, Site, build
 from tests.netns.traffic import (
@@ -26,6 +25,7 @@ from tests.netns.traffic import (
     listen,
     open_socket,
     receive,
+    stat,
 )
 
 
@@ -51,12 +51,6 @@ def frozen(site: Site, tenant: str) -> Iterator[None]:
     finally:
         os.kill(pid, signal.SIGCONT)
     wait_for(lambda: site.is_ready(tenant), "ready again", PATIENCE)
-
-
-def failed_open(node: Node) -> int:
-    [number] = [stat.number for stat in abi.load().lists["STATS"] if stat.name == "FAILED_OPEN"]
-    with node.tables() as tables:
-        return int((tables["stats"].get({"index": number}) or {})["value"])  # type: ignore[arg-type]
 
 
 def refused(site: Site, client: str, of: int) -> None:
@@ -96,7 +90,7 @@ def test_closed_refuses_and_nothing_gets_past(site: Site) -> None:
 
 
 def test_open_passes_at_layer_4_and_is_counted(site: Site) -> None:
-    client, before = site.hosts["client"], failed_open(site.node)
+    client, before = site.hosts["client"], stat(site.node, "FAILED_OPEN")
     tellers = ADDRESSES["teller"]
     with frozen(site, "bank"):
         for teller in tellers:
@@ -104,14 +98,14 @@ def test_open_passes_at_layer_4_and_is_counted(site: Site) -> None:
             assert answer.status == 200
             assert answer.said["client_port"] == answer.local_port
         kept = [connect(client, teller, 80) for teller in tellers]
-    assert failed_open(site.node) == before + 4
+    assert stat(site.node, "FAILED_OPEN") == before + 4
     for connection in kept:  # what began without the proxy goes on without it
         with connection:
             answer = ask(connection)
             assert answer.said["client_port"] == answer.local_port
     for teller in tellers:
         assert http(client, teller).status == 200
-    assert failed_open(site.node) == before + 4
+    assert stat(site.node, "FAILED_OPEN") == before + 4
 
 
 def test_a_request_that_met_a_frozen_proxy_is_served_when_it_moves_again(site: Site) -> None:

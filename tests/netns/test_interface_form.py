@@ -98,7 +98,13 @@ def site(shared_node: Node) -> Iterator[Site]:
         manifest = workload(site.hosts[name], "shop", name, ADDRESSES[name], interface=interface)
         del manifest["spec"]["netns"]
         manifests.append(manifest)
-    strangers = [{"podSelector": {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["left"]}]}}]
+    strangers = [
+        {
+            "podSelector": {
+                "matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["left"]}]
+            }
+        }
+    ]
     not_left = policy(
         "shop",
         "closed-port",
@@ -106,7 +112,12 @@ def site(shared_node: Node) -> Iterator[Site]:
         ingress=[
             {"ports": [{"port": 5000}, {"port": 5000, "protocol": "UDP"}, {"port": 80}]},
             {"from": strangers},
-            {"from": [{"ipBlock": {"cidr": cidr}} for cidr in ("10.200.0.0/15", "fd00:211::1/128")], "ports": [{"port": 7, "protocol": "UDP"}]},
+            {
+                "from": [
+                    {"ipBlock": {"cidr": cidr}} for cidr in ("10.200.0.0/15", "fd00:211::1/128")
+                ],
+                "ports": [{"port": 7, "protocol": "UDP"}],
+            },
         ],
     )
     shared_node.write("all.yaml", tenant("shop", 80), not_left, *manifests)
@@ -164,7 +175,12 @@ def test_a_broadcast_is_judged_at_each_receiver(site: Site) -> None:
 
 
 HANDED_OFF = [
-    *((client, server) for client in ("world", "routed", "left", "made") for server in ("routed", "right", "made") if client != server),
+    *(
+        (client, server)
+        for client in ("world", "routed", "left", "made")
+        for server in ("routed", "right", "made")
+        if client != server
+    ),
     ("routed", "world"),
     ("left", "world"),
     ("made", "world"),
@@ -210,10 +226,14 @@ def mac_of(site: Site, name: str) -> str:
 
 
 @pytest.mark.parametrize("claimed", ("right", "gateway"))
-def test_a_workload_on_a_bridge_is_its_own_neighbour_only(site: Site, claimed: str, of: int) -> None:
+def test_a_workload_on_a_bridge_is_its_own_neighbour_only(
+    site: Site, claimed: str, of: int
+) -> None:
     """Nobody on the bridge hears the claim, and nobody believes it."""
     own = mac_of(site, "left")
-    address = {"right": ADDRESSES["right"], "gateway": ("10.211.0.254", "fd00:211::fe")}[claimed][of]
+    address = {"right": ADDRESSES["right"], "gateway": ("10.211.0.254", "fd00:211::fe")}[claimed][
+        of
+    ]
     everybody = Ether(src=own, dst="ff:ff:ff:ff:ff:ff")
     if of == 0:
         claims = [
@@ -233,7 +253,9 @@ def test_a_workload_on_a_bridge_is_its_own_neighbour_only(site: Site, claimed: s
             with dropped(site.node, "neighbour"):
                 left.send(claim)
         assert not [frame for frame in right.seen() if frame[6:12] == left.mac]
-    assert own not in json.dumps(json.loads(ip("-n", site.node.name, "-j", "neigh", "show", address)))
+    assert own not in json.dumps(
+        json.loads(ip("-n", site.node.name, "-j", "neigh", "show", address))
+    )
     assert udp(site.hosts["world"], ADDRESSES["right"][of], 5000) == ADDRESSES["world"][of]
 
 

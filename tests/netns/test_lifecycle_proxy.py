@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http.client import HTTPException
 
 import pytest
 
-from tests.netns.lifecycle import ADDRESSES, Town, build, envoy_pid, standing, stat
+from tests.netns.lifecycle import ADDRESSES, Town, build, envoy_pid, serves, standing, stat
 from tests.netns.load import Load
 from tests.netns.node import Netns, Node, wait_for
 from tests.netns.traffic import http
@@ -76,13 +75,6 @@ def past_the_proxy(server: Netns, port: int = 80) -> Iterator[list[int]]:
         finally:
             done.set()
             thread.join()
-
-
-def serves(host: Netns, to: str) -> bool:
-    """Whether a request on a new connection is answered."""
-    with suppress(OSError, HTTPException):
-        return http(host, to).status == 200
-    return False
 
 
 @dataclass

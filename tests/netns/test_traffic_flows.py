@@ -66,10 +66,7 @@ def site(shared_node: Node) -> Iterator[Site]:
     wires.route(node, "2001:db8:f::/64", "2001:db8:2::2")
     node.write(
         "all.yaml",
-        *(
-            workload(hosts[name], "shop", name, ADDRESSES[name])
-            for name in ("one", "two", "shut")
-        ),
+        *(workload(hosts[name], "shop", name, ADDRESSES[name]) for name in ("one", "two", "shut")),
         policy("shop", "shut", podSelector={"matchLabels": {"app": "shut"}}),
     )
     node.start_agent()

@@ -161,7 +161,10 @@ def write_live(site: Site, label: str = "caller", team: str = "any", apply: bool
         for name in ("caller", "server")
     )
     caller["metadata"]["labels"] = {"app": label}
-    rules = [{"from": [pods(app="caller")]}, {"from": [{"namespaceSelector": {"matchLabels": {"team": "live"}}}]}]
+    rules = [
+        {"from": [pods(app="caller")]},
+        {"from": [{"namespaceSelector": {"matchLabels": {"team": "live"}}}]},
+    ]
     documents = [
         namespace("live", team=team),
         caller,
@@ -233,8 +236,12 @@ def test_udp(site: Site, version: int) -> None:
     assert udp(client, web, 5000) == site.address("client", version)
     udp_dropped(site.node, BY_POLICY_IN, client, web, 5001)
     udp_dropped(site.node, BY_POLICY_IN, site.hosts["visitor"], web, 5000)
-    udp_dropped(site.node, BY_POLICY_OUT, site.hosts["other"], site.address("client", version), 5000)
-    assert udp(site.hosts["teller"], site.address("world", version), 5001) == site.address("teller", version)
+    udp_dropped(
+        site.node, BY_POLICY_OUT, site.hosts["other"], site.address("client", version), 5000
+    )
+    assert udp(site.hosts["teller"], site.address("world", version), 5001) == site.address(
+        "teller", version
+    )
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -245,7 +252,9 @@ def test_echo_requests_pass_where_every_port_does(site: Site, version: int) -> N
     ping_dropped(node, BY_POLICY_OUT, site.hosts["silent"], web)
     assert ping(site.hosts["web"], site.address("world", version)) == site.address("world", version)
     assert ping(node, web, source=site.address("node", version)) == web
-    assert ping(site.hosts["client"], site.address("node", version)) == site.address("node", version)
+    assert ping(site.hosts["client"], site.address("node", version)) == site.address(
+        "node", version
+    )
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -281,8 +290,13 @@ def test_revoking_a_rule_cuts_an_established_connection_and_granting_it_mends_it
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_revoked_rule_also_holds_back_what_the_server_sends(site: Site, version: int) -> None:
-    listener = open_socket(site.hosts["server"], site.address("server", version), socket.SOCK_STREAM,
-                           site.address("server", version), 7000)
+    listener = open_socket(
+        site.hosts["server"],
+        site.address("server", version),
+        socket.SOCK_STREAM,
+        site.address("server", version),
+        7000,
+    )
     with listener:
         listener.listen()
         with connect(site.hosts["caller"], site.address("server", version), 7000) as connection:

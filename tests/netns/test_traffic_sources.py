@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -38,7 +38,7 @@ ADDRESSES = {
     "unspecified": ("0.0.0.0", "::"),
     "multicast": ("224.0.0.1", "ff02::1"),
 }
-PROTOCOLS = {
+PROTOCOLS: dict[str, Callable[[], Packet]] = {
     "tcp": lambda: TCP(sport=4000, dport=5000, flags="S") / Raw(MARK),
     "udp": lambda: UDP(sport=4000, dport=5000) / Raw(MARK),
     "echo4": lambda: ICMP(id=7) / Raw(MARK),
@@ -94,10 +94,8 @@ def site(shared_node: Node) -> Iterator[Site]:
 def forge(version: int, source: str, destination: str, protocol: str) -> Packet:
     """A packet between named addresses."""
     of = version // 2 - 2
-    layer, kind = (IP, protocol) if version == 4 else (IPv6, protocol)
-    if protocol == "echo":
-        kind = f"echo{version}"
-    packet: Packet = layer(src=ADDRESSES[source][of], dst=ADDRESSES[destination][of])
+    kind = f"echo{version}" if protocol == "echo" else protocol
+    packet = (IP, IPv6)[of](src=ADDRESSES[source][of], dst=ADDRESSES[destination][of])
     return packet / PROTOCOLS[kind]()
 
 
@@ -118,7 +116,8 @@ def send_and_expect(
 @pytest.mark.parametrize("version", (4, 6))
 @pytest.mark.parametrize("protocol", ("tcp", "udp", "echo"))
 @pytest.mark.parametrize(
-    "claimed", ("friend", "victim", "node", "world", "nobody", "loopback", "unspecified", "multicast")
+    "claimed",
+    ("friend", "victim", "node", "world", "nobody", "loopback", "unspecified", "multicast"),
 )
 def test_a_workload_speaks_for_itself_only(
     site: Site, claimed: str, protocol: str, version: int

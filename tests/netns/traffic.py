@@ -111,7 +111,7 @@ def udp(host: Netns, to: str, port: int, source: str = "", size: int = 5) -> str
 
 def _checksum(data: bytes) -> int:
     data += bytes(len(data) % 2)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
@@ -184,11 +184,16 @@ def ask(connection: socket.socket, path: str = "/", method: str = "GET", **more:
     return Answer(response.status, headers, response.read(), local_port)
 
 
+def stat(node: Node, name: str) -> int:
+    """One of the data plane's own numbers (STATS in abi.h)."""
+    [number] = [entry.number for entry in abi.load().lists["STATS"] if entry.name == name]
+    with node.tables() as tables:
+        return int((tables["stats"].get({"index": number}) or {})["value"])
+
+
 def handoffs(node: Node) -> int:
     """Connections that were handed off so far."""
-    [number] = [stat.number for stat in abi.load().lists["STATS"] if stat.name == "HANDOFFS"]
-    with node.tables() as tables:
-        return int((tables["stats"].get({"index": number}) or {})["value"])  # type: ignore[arg-type]
+    return stat(node, "HANDOFFS")
 
 
 @contextmanager
@@ -206,9 +211,7 @@ def dropped(node: Node, reason: str) -> Iterator[None]:
         raise AssertionError(f"no drop for {reason}: {before} became {node.drops()}") from None
 
 
-def tcp_dropped(
-    node: Node, reason: str, host: Netns, to: str, port: int, source: str = ""
-) -> None:
+def tcp_dropped(node: Node, reason: str, host: Netns, to: str, port: int, source: str = "") -> None:
     """Fails unless the SYN is dropped for this reason, and the connection stays without answer."""
     with open_socket(host, to, socket.SOCK_STREAM, source) as connection:
         connection.setblocking(False)
@@ -228,9 +231,7 @@ def is_connected(connection: socket.socket) -> bool:
     return True
 
 
-def udp_dropped(
-    node: Node, reason: str, host: Netns, to: str, port: int, source: str = ""
-) -> None:
+def udp_dropped(node: Node, reason: str, host: Netns, to: str, port: int, source: str = "") -> None:
     """Fails unless the datagram is dropped for this reason."""
     with (
         open_socket(host, to, socket.SOCK_DGRAM, source) as datagrams,

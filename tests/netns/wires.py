@@ -49,7 +49,19 @@ def routed(node: Netns, interface: str, host: Netns, number: int, family: str = 
 
 def bridge(node: Netns, name: str) -> None:
     """A bridge on the node, up, without ports and addresses."""
-    ip("-n", node.name, "link", "add", name, "type", "bridge", "stp_state", "0", "forward_delay", "0")
+    ip(
+        "-n",
+        node.name,
+        "link",
+        "add",
+        name,
+        "type",
+        "bridge",
+        "stp_state",
+        "0",
+        "forward_delay",
+        "0",
+    )
     ip("-n", node.name, "link", "set", name, "up")
 
 
@@ -60,7 +72,8 @@ def plug(node: Netns, bridge: str, interface: str, host: Netns) -> None:
 
 
 def behind(router: Netns, interface: str, host: Netns, ipv4: str, ipv6: str) -> None:
-    """A host on a subnet behind a router, which forwards: IPV4.1 and IPV6:1 to IPV4.2 and IPV6:2."""
+    """A host behind a router that forwards: IPV4.1 and IPV6:1 are the router's, IPV4.2 and
+    IPV6:2 the host's."""
     pair(router, interface, host)
     forward = "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
     assert router.run(*forward.split()).returncode == 0
