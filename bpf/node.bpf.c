@@ -171,8 +171,8 @@ static __always_inline int proxy_stages(struct packet *packet)
 }
 
 /* BCC declares this one without the length of its parameters. */
-static int (*redirect_neigh)(__u32 ifindex, void *parameters, int length, __u64 flags) =
-	(void *)BPF_FUNC_redirect_neigh;
+static int (*redirect_neigh)(__u32 ifindex, void *parameters, int length,
+                             __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
 
 /* Where a tenant's failure mode is closed, its clients are told at once. */
 static __always_inline int refuse(struct packet *packet)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
+from pyagent.kernel import bpf, pins
+from pyagent.kernel.question import Question, packet
 from tests.netns.node import Node, policy, tenant, workload
 
 
@@ -52,35 +55,47 @@ def _ask(node: Node, source: str, destination: str, *more: str) -> list[dict[str
     return answer if isinstance(answer, list) else [answer]
 
 
+_EGRESS, _INGRESS = "shop/cart egress[0]", "shop/web ingress[0]"
+
+
 @pytest.mark.parametrize(
-    ("source", "destination", "more", "verdict", "reason", "egress", "ingress", "proxy"),
+    ("ends", "more", "outcome", "rules", "proxy"),
     [
-        ("shop/cart", "shop/web", ("--port", "443"), "allow", "none", "shop/cart egress[0]", "shop/web ingress[0]", None),
-        ("shop/cart", "shop/web", ("--port", "80"), "handoff", "none", "shop/cart egress[0]", "tenant shop http 80", "shop"),
-        ("shop/cart", "shop/web", ("--port", "132", "--protocol", "SCTP"), "allow", "none", "shop/cart egress[0]", "shop/web ingress[0]", None),
-        ("shop/cart", "shop/web", ("--port", "22"), "deny", "policy_ingress", "shop/cart egress[0]", None, None),
-        ("shop/cart", "shop/web", ("--protocol", "ICMP"), "deny", "policy_ingress", "shop/cart egress[0]", None, None),
-        ("shop/cart", "192.0.2.1", ("--port", "443"), "deny", "policy_egress", None, None, None),
-        ("192.0.2.1", "shop/web", ("--port", "443"), "deny", "policy_ingress", None, None, None),
-        ("10.200.0.1", "shop/web", ("--port", "22"), "allow", "none", None, "node", None),
+        ("shop/cart shop/web", "--port 443", "allow none", (_EGRESS, _INGRESS), None),
+        (
+            "shop/cart shop/web",
+            "--port 80",
+            "handoff none",
+            (_EGRESS, "tenant shop http 80"),
+            "shop",
+        ),
+        (
+            "shop/cart shop/web",
+            "--port 132 --protocol SCTP",
+            "allow none",
+            (_EGRESS, _INGRESS),
+            None,
+        ),
+        ("shop/cart shop/web", "--port 22", "deny policy_ingress", (_EGRESS, None), None),
+        ("shop/cart shop/web", "--protocol ICMP", "deny policy_ingress", (_EGRESS, None), None),
+        ("shop/cart 192.0.2.1", "--port 443", "deny policy_egress", (None, None), None),
+        ("192.0.2.1 shop/web", "--port 443", "deny policy_ingress", (None, None), None),
+        ("10.200.0.1 shop/web", "--port 22", "allow none", (None, "node"), None),
     ],
-)  # fmt: skip
+)
 def test_the_program_answers(
     shop: Node,
-    source: str,
-    destination: str,
-    more: tuple[str, ...],
-    verdict: str,
-    reason: str,
-    egress: str | None,
-    ingress: str | None,
+    ends: str,
+    more: str,
+    outcome: str,
+    rules: tuple[str | None, str | None],
     proxy: str | None,
 ) -> None:
-    for answer in _ask(shop, source, destination, *more):
-        assert (answer["verdict"], answer["drop_reason"]) == (verdict, reason)
-        assert (answer["egress_rule"], answer["ingress_rule"]) == (egress, ingress)
+    for answer in _ask(shop, *ends.split(), *more.split()):
+        assert f"{answer['verdict']} {answer['drop_reason']}" == outcome
+        assert (answer["egress_rule"], answer["ingress_rule"]) == rules
         assert answer["proxy"] == proxy
-        assert (answer["missing"] is not None) == (verdict == "deny")
+        assert (answer["missing"] is not None) == outcome.startswith("deny")
 
 
 def test_both_families_are_asked(shop: Node) -> None:
@@ -104,10 +119,6 @@ def test_asking_changes_nothing(shop: Node) -> None:
 
 def test_a_packet_without_the_secret_is_judged_and_counted(shop: Node) -> None:
     """A workload cannot pass for a question: cb is not its to write, and it has no secret."""
-    from pyagent.kernel import bpf, pins
-    from pyagent.kernel.question import Question, packet
-    from ipaddress import ip_address
-
     with shop.tables() as tables:
         assert int(tables.settings["trace"]) != 0
     frame = packet(Question(ip_address("10.201.0.2"), ip_address("10.201.0.1"), 6, 443))
