@@ -236,7 +236,24 @@ struct counter {
 struct settings {
 	__u32 revision; /* of the policy; a flow with another one is judged again */
 	__u32 pending;  /* 1 while rows are written for which the revision has yet to move */
+	__u64 trace;    /* secret that marks a packet made for a question; 0: none is */
 };
+
+/*
+ * A packet made for a question carries the secret of `settings` in cb[0] and cb[1], and takes the
+ * answer back in cb. It changes no map.
+ */
+struct answer {
+	__u8 verdict;
+	__u8 reason;
+	__u16 mark;         /* ANSWER_MARK: the program has answered */
+	__u32 egress_rule;  /* that judged the source's side, 0: none */
+	__u32 ingress_rule; /* that judged the destination's side, 0: none */
+	__u32 tenant;       /* whose proxy, when the verdict is HANDOFF */
+	__u32 pad;
+};
+
+#define ANSWER_MARK 44051
 
 /* X(name, number) */
 #define EVENT_TYPES(X)                                                                             \

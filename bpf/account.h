@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Accounting, the only exit: one counter per packet, one event per drop, per new flow and per
- * handoff.
+ * handoff. A packet made for a question is answered instead.
  */
 #ifndef SLUICE_ACCOUNT_H
 #define SLUICE_ACCOUNT_H
@@ -70,10 +70,32 @@ static __always_inline void count_for(struct packet *packet, int reason)
 		report(packet, reason, direction);
 }
 
+static __always_inline void answer(struct packet *packet, int reason)
+{
+	struct answer answer = {
+		.verdict = packet->verdict,
+		.reason = reason,
+		.mark = ANSWER_MARK,
+		.egress_rule = packet->egress_rule,
+		.ingress_rule = packet->ingress_rule,
+		.tenant = packet->verdict == VERDICT_HANDOFF ? packet->tenant : 0,
+	};
+	__u32 *word = (__u32 *)&answer;
+
+	/* one by one: the context takes no wider writes */
+	packet->skb->cb[0] = word[0];
+	packet->skb->cb[1] = word[1];
+	packet->skb->cb[2] = word[2];
+	packet->skb->cb[3] = word[3];
+}
+
 /* `action` is the answer for a packet that lives. */
 static __always_inline int account(struct packet *packet, int reason, int action)
 {
-	count_for(packet, reason);
+	if (packet->is_question)
+		answer(packet, reason);
+	else
+		count_for(packet, reason);
 	return reason ? TC_ACT_SHOT : action;
 }
 

@@ -63,7 +63,7 @@ static __always_inline bool find_leg(struct packet *packet, __u8 leg)
 	struct flow *flow;
 
 	packet->key.leg = leg;
-	flow = conntrack.lookup(&packet->key);
+	flow = packet->is_question ? NULL : conntrack.lookup(&packet->key);
 	if (flow && has_expired(packet, flow)) {
 		conntrack.delete(&packet->key);
 		flow = NULL;
@@ -226,6 +226,8 @@ static __always_inline int open_flow(struct packet *packet)
 
 	if (packet->is_occupied && packet->key.leg == LEG_DIRECT)
 		return DROP_PROXY_COLLISION;
+	if (packet->is_question)
+		return DROP_NONE;
 	end_replaced(packet);
 	packet->is_new = 1;
 	if (conntrack.update(&packet->key, &flow)) {

@@ -28,12 +28,14 @@ static __always_inline int start_handoff(struct packet *packet)
 	if (tenant && tenant->ready && tenant->proxy) {
 		packet->key.leg = LEG_CLIENT;
 		packet->proxy = tenant->proxy;
-		count_stat(STAT_HANDOFFS);
+		if (!packet->is_question)
+			count_stat(STAT_HANDOFFS);
 		return DROP_NONE;
 	}
 	if (tenant && tenant->failure_mode == FAILURE_OPEN) {
 		packet->verdict = VERDICT_ALLOW;
-		count_stat(STAT_FAILED_OPEN);
+		if (!packet->is_question)
+			count_stat(STAT_FAILED_OPEN);
 		return DROP_NONE;
 	}
 	return DROP_PROXY_NOT_READY;
@@ -59,7 +61,7 @@ static __always_inline int approach_proxy(struct packet *packet)
 	packet->to_proxy = proxies.lookup(&key);
 	if (!packet->to_proxy)
 		return DROP_PROXY_NOT_READY; /* it was taken away, and its connections with it */
-	if (packet->key.leg == LEG_CLIENT && packet->kind == KIND_FLOW)
+	if (packet->key.leg == LEG_CLIENT && packet->kind == KIND_FLOW && !packet->is_question)
 		note_client(packet);
 	return DROP_NONE;
 }

@@ -61,6 +61,8 @@ struct packet {
 	__u32 fragment_id;
 	__u32 denied_identity; /* whose policy denied, 0: nobody's */
 	__u32 rule;
+	__u32 egress_rule; /* that judged the source's side, 0: none */
+	__u32 ingress_rule;
 	__u32 tenant;            /* whose proxy, when the verdict is HANDOFF */
 	__u32 proxy;             /* of the flow: node-side interface, 0: none */
 	__be16 source_port;      /* ICMP echo: the identifier in a request */
@@ -81,6 +83,7 @@ struct packet {
 	__u8 replaced_leg;
 	__u8 is_occupied;      /* a proxy's upstream leg has the same ends */
 	__u8 denied_direction; /* of the policy that denied */
+	__u8 is_question;      /* made for a question: changes no map */
 };
 
 static __always_inline bool same_address(const struct address *a, const struct address *b)

@@ -133,6 +133,7 @@ static __always_inline int judge(struct packet *packet)
 		row = judge_side(question.source.identity, question.destination_identity,
 		                 DIRECTION_EGRESS, &question);
 		packet->rule = row ? row->rule : 0;
+		packet->egress_rule = packet->rule;
 		if (!row || row->verdict == VERDICT_DENY)
 			return deny(packet, question.source.identity, DIRECTION_EGRESS);
 		settle(packet, row, question.source.tenant);
@@ -140,8 +141,9 @@ static __always_inline int judge(struct packet *packet)
 	if (question.destination.identity) {
 		row = judge_side(question.destination.identity, question.source_identity,
 		                 DIRECTION_INGRESS, &question);
+		packet->ingress_rule = row ? row->rule : 0;
 		if (!row || row->verdict == VERDICT_DENY) {
-			packet->rule = row ? row->rule : 0;
+			packet->rule = packet->ingress_rule;
 			return deny(packet, question.destination.identity, DIRECTION_INGRESS);
 		}
 		if (!outranks(packet->verdict, row->verdict))

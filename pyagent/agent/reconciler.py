@@ -63,6 +63,7 @@ class Reconciler:
         self._tables = tables
         self._proxies = proxies
         self._state = state
+        tables.allow_questions()
         self._have: Rows = tables.read()
         self._numbers = numbers_at_start(config.state_dir, self._have, self._proxies_there())
         self._kept: Numbers | None = None  # on disk, as far as this run knows

@@ -19,6 +19,7 @@ from pyagent.cli.node import (
 )
 from pyagent.cli.options import config_option, output_option
 from pyagent.cli.output import Format, emit
+from pyagent.cli.trace import trace
 from pyagent.errors import SluiceError
 from pyagent.kernel import abi
 from pyagent.kernel.tables import Table
@@ -27,6 +28,9 @@ from pyagent.kernel.tables import Table
 @click.group()
 def policy() -> None:
     """Show the policy that the kernel enforces."""
+
+
+policy.add_command(trace)
 
 
 @dataclass(slots=True)

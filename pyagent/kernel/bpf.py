@@ -246,10 +246,11 @@ class Map:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """Of a test run: the program's answer, the packet as it left it, and ns a run."""
+    """Of a test run: the program's answer, the packet and context as it left them, ns a run."""
 
     retval: int
     packet: bytes
+    context: bytes
     duration: int
 
 
@@ -261,6 +262,7 @@ def run(fd: int, packet: bytes, context: bytes = b"", repeat: int = 1) -> RunRes
     data_in = ctypes.create_string_buffer(packet, len(packet))
     data_out = ctypes.create_string_buffer(len(packet) + 512)
     context_in = ctypes.create_string_buffer(context, max(len(context), 1))
+    context_out = ctypes.create_string_buffer(max(len(context), 1))
     attr = struct.pack(
         "=IIIIQQIIIIQQ",
         fd,
@@ -272,11 +274,11 @@ def run(fd: int, packet: bytes, context: bytes = b"", repeat: int = 1) -> RunRes
         repeat,
         0,
         len(context),
-        0,
+        len(context),
         _address(context_in) if context else 0,
-        0,
+        _address(context_out) if context else 0,
     )
     _, left = _bpf(_PROG_TEST_RUN, attr)
     _, retval, _, size = struct.unpack_from("=IIII", left, 0)
     duration = struct.unpack_from("=I", left, 36)[0]
-    return RunResult(retval, data_out.raw[:size], duration)
+    return RunResult(retval, data_out.raw[:size], context_out.raw[: len(context)], duration)

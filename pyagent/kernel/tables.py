@@ -7,6 +7,7 @@ needs the pins and nothing else: no compiler, no running agent.
 from __future__ import annotations
 
 import errno
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -249,8 +250,13 @@ class Tables:
 
     def finish(self) -> None:
         """Moves the revision if an agent was killed before it did."""
-        if self._settings["pending"]:
+        if self.settings["pending"]:
             self.move_revision()
+
+    def allow_questions(self) -> None:
+        """Gives the maps the secret that marks packets made for a question, if they have none."""
+        if not self.settings["trace"]:
+            self._set(trace=secrets.randbits(64) | 1)
 
     def _apply(self, change: Change) -> None:
         operation = "update" if change.put else "delete"
@@ -276,7 +282,8 @@ class Tables:
             table.map.delete(table.layout.key.pack(codec.key(gone)))
 
     @property
-    def _settings(self) -> abi.Record:
+    def settings(self) -> abi.Record:
+        """The one entry of `settings`."""
         settings = self["settings"].get({"index": 0})
         assert settings is not None  # an array's entries are always there
         return settings
@@ -284,11 +291,15 @@ class Tables:
     @property
     def revision(self) -> int:
         """The policy's revision: flows judged under another one are judged again."""
-        return int(self._settings["revision"])
+        return int(self.settings["revision"])
 
     def move_revision(self) -> None:
         """Makes every flow's verdict outdated."""
         self._set_revision((self.revision + 1) % 2**32, pending=False)
 
     def _set_revision(self, revision: int, pending: bool) -> None:
-        self["settings"].put({"index": 0}, {"revision": revision, "pending": int(pending)})
+        self._set(revision=revision, pending=int(pending))
+
+    def _set(self, **settings: int) -> None:
+        """The agent is the only writer."""
+        self["settings"].put({"index": 0}, {**self.settings, **settings})
