@@ -54,17 +54,20 @@ def write(path: str, text: str, uid: int, gid: int) -> None:
 
 def read(path: str, start: int = 0) -> str | None:
     """The file's text from byte `start` on (at most the last 1 MiB), None when there is none."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        file = os.open(path, flags)
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
-    with os.fdopen(file, "rb") as stream:
-        try:
-            stream.seek(max(start, os.fstat(file).st_size - MAX_READ))
-            return stream.read(MAX_READ).decode("utf-8", "replace")
-        except OSError:
+    try:
+        seen = os.fstat(file)
+        if not stat.S_ISREG(seen.st_mode):
             return None
+        content = os.pread(file, MAX_READ, max(start, seen.st_size - MAX_READ))
+        return content.decode("utf-8", "replace")
+    except OSError:
+        return None
+    finally:
+        os.close(file)
 
 
 def open_log(path: str, keep: int) -> int:

@@ -33,7 +33,9 @@ from pyagent.plan import Wired
 
 PROXY_PORT = 15001
 _FIRST_UID = 1_879_000_000  # far from people's, services' and container managers' ranges
-_READY_WITHIN = 5.0  # seconds that a change waits for the proxies that it starts
+# Seconds that a change waits for the proxies that it starts, and more for each of them.
+_READY_WITHIN = 5.0
+_MORE_FOR_EACH = 0.5
 _LINGER = 1.0  # seconds in which a removed proxy goes on as if it were not
 _UNDERTAKERS = 8
 _CGROUP_EMPTIES = 5.0  # seconds
@@ -145,7 +147,7 @@ class Proxies:
         """Waits a bounded time for those that `ensure` began with, so that they listen before
         anything is redirected to them. `follow` is called at once and at each change."""
         awaited, self._awaited = self._awaited, []
-        deadline = time.monotonic() + _READY_WITHIN
+        deadline = time.monotonic() + _READY_WITHIN + _MORE_FOR_EACH * len(awaited)
         while awaited:
             seen = self.readiness()
             follow()
@@ -245,7 +247,7 @@ class Proxies:
             with Netlink() as netlink:
                 wires.unwire_proxy(netlink, self._wiring, tenant)
             files.remove_tree(directory)
-        except (ProxyFailure, SluiceError) as error:
+        except (ProxyFailure, SluiceError, OSError) as error:
             _log.error("proxy of %s: %s", tenant, error)
         if not recalled.is_set():
             self._leaving.pop(tenant, None)

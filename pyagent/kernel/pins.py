@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from pathlib import Path
 
 from pyagent.errors import KernelError
@@ -27,11 +28,17 @@ def pin_directory(state_dir: Path) -> Path:
 
 
 def _is_bpffs(path: Path) -> bool:
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, source = line.partition(" - ")
-        if fields.split()[4] == str(path.resolve()) and source.split()[0] == "bpf":
+    wanted = os.fsencode(path.resolve())
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        fields, _, source = line.partition(b" - ")
+        if _unescaped(fields.split()[4]) == wanted and source.split()[0] == b"bpf":
             return True
     return False
+
+
+def _unescaped(field: bytes) -> bytes:
+    """A path as proc(5) writes it: space, tab, newline and backslash as three octal digits."""
+    return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), field)
 
 
 def mount(state_dir: Path) -> Path:

@@ -38,8 +38,10 @@ class StandIn(Netlink):
         self._inner: dict[int, str] = {}  # MACs of the workloads' ends, by interface
         for number in range(size.namespaces * size.apps * size.pods):
             tail = f"{number:08x}"
-            macs = [f"{first}:51:" + ":".join(tail[i : i + 2] for i in range(0, 8, 2))
-                    for first in ("02", "06")]
+            macs = [
+                f"{first}:51:" + ":".join(tail[i : i + 2] for i in range(0, 8, 2))
+                for first in ("02", "06")
+            ]
             self.stand_in(number, Wired(_FIRST_INDEX + number, macs[0], macs[1]))
 
     def stand_in(self, number: int, wired: Wired) -> None:

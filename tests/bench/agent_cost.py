@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def _put_in_force(agent: Agent) -> dict[str, float]:
     }
 
 
-def _change(agent: Agent, steps: list[Callable[[], None]]) -> list[dict[str, float]]:
+def _change(agent: Agent, steps: list[Callable[[], object]]) -> list[dict[str, float]]:
     """Each step changes a file; seconds from then to the last map write."""
     notices: queue.SimpleQueue[None] = queue.SimpleQueue()
     stop = threading.Event()
@@ -85,20 +86,16 @@ def _drain(notices: queue.SimpleQueue[None]) -> None:
             notices.get(timeout=_QUIET)
 
 
-def _replace(path: Path, old: str, new: str) -> Callable[[], None]:
+def _replace(path: Path, old: str, new: str) -> Callable[[], object]:
     """Changes one file as an editor does: by rename. What can be prepared, is."""
     text = path.read_text()
     assert old in text
     temporary = path.with_name(f".{path.name}.new")
     temporary.write_text(text.replace(old, new, 1))
-    return lambda: void(temporary.replace(path))
+    return partial(temporary.replace, path)
 
 
-def void(_: object) -> None:
-    """Nothing."""
-
-
-def _label_steps(manifests: Path) -> list[Callable[[], None]]:
+def _label_steps(manifests: Path) -> list[Callable[[], object]]:
     """In each, one workload goes over to another app of its namespace."""
     steps = []
     for number in range(_CHANGES):
@@ -108,7 +105,7 @@ def _label_steps(manifests: Path) -> list[Callable[[], None]]:
     return steps
 
 
-def _rule_steps(manifests: Path) -> list[Callable[[], None]]:
+def _rule_steps(manifests: Path) -> list[Callable[[], object]]:
     """In each, one policy admits one port more."""
     steps = []
     for number in range(_CHANGES):

@@ -42,21 +42,19 @@ def _peers(app: App, sign: int) -> list[str]:
 def nftables(size: cluster.Size) -> str:
     """A ruleset for `nft -f`."""
     lines = ["table ip bench {"]
-    for sign, side, subject, peer in _SIDES:
+    for sign, side, _, peer in _SIDES:
         elements = []
         for app in cluster.apps(size):
             name = f"{side}-{app.namespace}-{app.number}"
-            members = ", ".join(_peers(app, sign))
+            members = f"elements = {{ {', '.join(_peers(app, sign))} }}"
             lines += [
-                f"set p-{name} {{ type ipv4_addr; {_interval(app, sign)} elements = {{ {members} }} }}",
+                f"set p-{name} {{ type ipv4_addr; {_interval(app, sign)} {members} }}",
                 f"chain {name} {{",
             ]
             for protocol, ports in _ports(app, sign).items():
                 allowed = ", ".join(map(str, ports))
                 verdict = "accept" if side == "in" else "return"
-                lines.append(
-                    f"ip {peer} @p-{name} {protocol} dport {{ {allowed} }} {verdict}"
-                )
+                lines.append(f"ip {peer} @p-{name} {protocol} dport {{ {allowed} }} {verdict}")
             lines += ["drop", "}"]
             elements += [f"{address} : jump {name}" for address in _addresses([app])]
         joined = ", ".join(elements)

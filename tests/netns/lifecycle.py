@@ -143,9 +143,9 @@ def counts(node: Node) -> dict[tuple[str, str], int]:
         for name in ("counters", "stats"):
             for key, value in tables[name].records():
                 for field, number in value.items():
-                    found[name, f"{key} {field}"] = int(number)  # type: ignore[call-overload]
+                    found[name, f"{key} {field}"] = int(number)
         for key, value in tables["conntrack"].records():
-            for way, number in enumerate(value["packets"]):  # type: ignore[arg-type]
+            for way, number in enumerate(value["packets"]):
                 found["conntrack", f"{key} {value['created']} {way}"] = number
     return found
 
@@ -160,7 +160,7 @@ def stat(node: Node, name: str) -> int:
     """One of the STATS of bpf/abi.h."""
     [number] = [stat.number for stat in abi.load().lists["STATS"] if stat.name == name]
     with node.tables() as tables:
-        return int((tables["stats"].get({"index": number}) or {})["value"])  # type: ignore[call-overload]
+        return int((tables["stats"].get({"index": number}) or {})["value"])
 
 
 @contextmanager

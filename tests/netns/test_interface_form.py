@@ -285,3 +285,21 @@ def test_a_frame_that_a_bridge_sends_the_wrong_way_reaches_nobody_else(site: Sit
             sender.sendto(MARK, (ADDRESSES["right"][of], 5000))
         assert not [frame for frame in left.seen() if MARK in frame]
     assert ping(site.hosts["right"], ADDRESSES["left"][of])  # the bridge learns better
+
+
+def test_what_is_for_an_address_that_is_not_declared_does_not_get_in(site: Site, of: int) -> None:
+    """No policy can speak of it."""
+    undeclared = ("10.211.0.77", "fd00:211::77")[of]
+    wires.give(site.hosts["left"], "eth0", f"{undeclared}/{(24, 64)[of]}")
+    with Frames(site.hosts["left"]) as left:
+        ip("-n", site.node.name, "neigh", "replace", undeclared, "dev", "lan", "lladdr", mac(left))
+        udp_dropped(site.node, "destination", site.hosts["world"], undeclared, 5000)
+        assert not [frame for frame in left.seen() if b"hello" in frame]
+    family = ("-4", "-6")[of]
+    prefix = f"{undeclared}/{(24, 64)[of]}"
+    ip("-n", site.hosts["left"].name, family, "addr", "del", prefix, "dev", "eth0")
+
+
+def mac(wire: Frames) -> str:
+    """The MAC of the interface that is watched."""
+    return ":".join(f"{byte:02x}" for byte in wire.mac)

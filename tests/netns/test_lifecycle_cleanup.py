@@ -166,7 +166,7 @@ def test_it_needs_no_record(site: Site) -> None:
     assert look(site) == before
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(200)
 def test_killed_in_its_first_start(site: Site) -> None:
     """Wherever that was: it can be cleaned up, and it can be started again."""
     node, chance = site.node, random.Random(2)

@@ -45,7 +45,7 @@ def test_a_restart_adopts_everything(town: Town) -> None:
     assert len(before.filters) == 4 * 2 + 2 * 2
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(400)
 def test_killing_the_agent_loses_no_request(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
     """A third of the kills hit a start, a third an agent at rest, a third a change."""
     node, chance = town.node, random.Random(1)

@@ -110,7 +110,7 @@ def seconds_until(condition: Callable[[], object], since: float) -> float:
     return time.monotonic() - since
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(200)
 def test_a_killed_proxy_is_back_and_nothing_gets_past_it(
     town: Town, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyagent.config import MapSizes
+from pyagent.errors import KernelError
 from pyagent.kernel import bpf, loader, pins
 from pyagent.kernel.ringbuf import RingBuffer
 from pyagent.kernel.tables import Tables
@@ -77,7 +78,11 @@ class Node:
         finally:
             _check(_libc.setns(self._outside, _CLONE_NEWNET))
         folder = pins.mount(state_dir)
-        self.programs = loader.load(folder, sizes, proxy_port=15001)
+        try:
+            self.programs = loader.load(folder, sizes, proxy_port=15001)
+        except KernelError:
+            pins.unmount(state_dir)
+            raise
         self.tables = Tables(folder)
         self.events = RingBuffer(bpf.open_pin(folder / "events"))
 
