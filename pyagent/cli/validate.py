@@ -22,6 +22,7 @@ def validate(directory: Path) -> None:
         _count(snapshot.namespaces, "namespace", "namespaces"),
         _count(snapshot.workloads, "workload", "workloads"),
         _count(snapshot.policies, "network policy", "network policies"),
+        _count(snapshot.cluster_policies, "cluster network policy", "cluster network policies"),
         _count(snapshot.tenants, "tenant", "tenants"),
     ]
     click.echo(f"{directory}: valid: {', '.join(counts)}")

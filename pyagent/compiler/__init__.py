@@ -6,7 +6,9 @@ Pure: no I/O, clock, logging or randomness. The agent's reconciler and the comma
 
 from __future__ import annotations
 
-from pyagent.compiler.compile import NodeFacts, compile_snapshot
+from pyagent.compiler.compile import compile_snapshot
+from pyagent.compiler.names import every_policy, policy_name
 from pyagent.compiler.numbers import Numbers
+from pyagent.compiler.subjects import NodeFacts
 
-__all__ = ["NodeFacts", "Numbers", "compile_snapshot"]
+__all__ = ["NodeFacts", "Numbers", "compile_snapshot", "every_policy", "policy_name"]

@@ -7,7 +7,6 @@ rows follow from the rules that select it and from the peers alone, and can be m
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from pyagent.compiler.blocks import BlockIndex, Blocks, block_text
 from pyagent.compiler.identities import (
@@ -19,31 +18,13 @@ from pyagent.compiler.identities import (
     number_peers,
     peers_by_prefix,
 )
-from pyagent.compiler.labels import LabelIndex, LabelSet
+from pyagent.compiler.labels import LabelIndex
+from pyagent.compiler.names import every_policy, rule_names
 from pyagent.compiler.numbers import Numbers
-from pyagent.compiler.rows import Compiled, PolicyKey, PolicyValue
-from pyagent.compiler.tables import (
-    Allow,
-    Group,
-    gather,
-    hand_off_egress,
-    hand_off_ingress,
-    settle_all,
-    trust_node,
-)
+from pyagent.compiler.rows import Compiled
+from pyagent.compiler.subjects import NodeFacts, PolicyRows
 from pyagent.config import NodeTraffic
 from pyagent.model import Address, Direction, IPBlock, NetworkPolicy, PolicyRule, Snapshot
-
-DEFAULT_RULE = "default: no policy selects"
-NODE_RULE = "node"
-
-
-@dataclass(frozen=True, slots=True)
-class NodeFacts:
-    """What the compiler must know of the node: its addresses, and how its own traffic is judged."""
-
-    addresses: frozenset[Address]
-    traffic: NodeTraffic
 
 
 def compile_snapshot(
@@ -64,13 +45,13 @@ def compile_snapshot(
     names = IdentityNames(labels.sets)
     renewed = numbers.renew(
         identities=(names.canonical(peer) for peer in in_use - {WORLD_PEER, NODE_PEER}),
-        rules=_rule_names(snapshot, node.traffic),
+        rules=rule_names(snapshot, node.traffic),
         tenants=snapshot.tenants,
     )
     number = number_peers(in_use | {WORLD_PEER, NODE_PEER}, names, renewed.identities)
     index = PeerIndex({peer: number[peer] for peer in peers})
     compiled = Compiled(
-        policy=_PolicyRows(snapshot, labels, index, renewed, node).rows(
+        policy=PolicyRows(snapshot, labels, index, renewed, node).rows(
             [number[subject] for subject in subjects]
         ),
         identities={prefix: number[peer] for prefix, peer in peer_at.items()},
@@ -88,94 +69,6 @@ def compile_snapshot(
     return compiled, renewed
 
 
-class _PolicyRows:
-    """The policy rows of one snapshot; subjects that agree in what makes their rows share them."""
-
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        labels: LabelIndex,
-        peers: PeerIndex,
-        numbers: Numbers,
-        node: NodeFacts,
-    ) -> None:
-        self._labels = labels
-        self._peers = peers
-        self._rules = numbers.rules
-        self._trust_node = node.traffic is NodeTraffic.ALLOW
-        self._peer_sets: dict[int, LabelSet] = {
-            number: labels.sets[owner] for number, owner in peers.owner.items()
-        }
-        self._handoffs: dict[str, dict[int, int]] = {
-            name: {port: self._rules[_handoff_name(name, port)] for port in tenant.http_ports}
-            for name, tenant in snapshot.tenants.items()
-        }
-        self._allows: dict[tuple[int, Direction], list[Allow]] = {}
-        for _, policy in sorted(snapshot.policies.items()):
-            self._select(policy)
-
-    def _select(self, policy: NetworkPolicy) -> None:
-        """Enter a policy's rules with every label set that it selects."""
-        selected = list(self._labels.subjects(policy.namespace, policy.pod_selector))
-        if not selected:
-            return
-        for direction in policy.directions:
-            allows = [
-                Allow(
-                    self._rules[_rule_name(policy, direction, position)],
-                    self._find_peers(policy.namespace, rule),
-                    rule.ports,
-                )
-                for position, rule in enumerate(policy.rules(direction))
-            ]
-            for owner in selected:
-                self._allows.setdefault((owner, direction), []).extend(allows)
-
-    def _find_peers(self, namespace: str, rule: PolicyRule) -> frozenset[int] | None:
-        if not rule.peers:
-            return None
-        found: set[int] = set()
-        for peer in rule.peers:
-            if peer.ip_block is not None:
-                found |= self._peers.in_block(block_text(peer.ip_block))
-            else:
-                found |= self._peers.of_label_sets(self._labels.peers(namespace, peer))
-        return frozenset(found)
-
-    def rows(self, subjects: list[int]) -> dict[PolicyKey, PolicyValue]:
-        """Return every row; `subjects` has the identity of each label set."""
-        everybody = [Allow(self._rules[DEFAULT_RULE], None, ())]
-        shared: dict[tuple[object, ...], dict[int, Group]] = {}
-        rows: dict[PolicyKey, PolicyValue] = {}
-        for owner, identity in enumerate(subjects):
-            label_set = self._labels.sets[owner]
-            for direction in Direction:
-                allows = self._allows.get((owner, direction), everybody)
-                rules = tuple(allow.rule for allow in allows)
-                alike = (direction, rules, label_set.namespace, label_set.ports)
-                groups = shared.get(alike)
-                if groups is None:
-                    shared[alike] = groups = self._groups(direction, allows, label_set)
-                for peer, group in groups.items():
-                    for block, value in group.items():
-                        rows[PolicyKey(identity, peer, direction, *block)] = value
-        return rows
-
-    def _groups(
-        self, direction: Direction, allows: list[Allow], subject: LabelSet
-    ) -> dict[int, Group]:
-        """Return one subject's settled rows of one direction, by peer."""
-        groups = settle_all(gather(direction, allows, subject.ports, self._peer_sets))
-        handoffs = self._handoffs.get(subject.namespace, {})
-        if direction is Direction.EGRESS:
-            hand_off_egress(groups, handoffs, self._peers.outside)
-            return groups
-        hand_off_ingress(groups, handoffs)
-        if self._trust_node:
-            trust_node(groups, self._peers.node, self._rules[NODE_RULE])
-        return groups
-
-
 def _node_blocks(snapshot: Snapshot, blocks: BlockIndex, node: NodeFacts) -> dict[Address, Blocks]:
     """Return which ipBlocks count for each address of the node.
 
@@ -190,8 +83,8 @@ def _node_blocks(snapshot: Snapshot, blocks: BlockIndex, node: NodeFacts) -> dic
 
 def _rules(snapshot: Snapshot, direction: Direction) -> Iterator[PolicyRule]:
     """Give the rules that are in force in one direction: `policyTypes` may leave some out."""
-    for policy in snapshot.policies.values():
-        if direction in policy.directions:
+    for policy in every_policy(snapshot):
+        if not isinstance(policy, NetworkPolicy) or direction in policy.directions:
             yield from policy.rules(direction)
 
 
@@ -210,24 +103,3 @@ def _port_names(snapshot: Snapshot) -> frozenset[str]:
         for entry in rule.ports
         if isinstance(entry.port, str)
     )
-
-
-def _rule_names(snapshot: Snapshot, traffic: NodeTraffic) -> Iterator[str]:
-    yield DEFAULT_RULE
-    if traffic is NodeTraffic.ALLOW:
-        yield NODE_RULE
-    for name, tenant in snapshot.tenants.items():
-        for port in tenant.http_ports:
-            yield _handoff_name(name, port)
-    for policy in snapshot.policies.values():
-        for direction in policy.directions:
-            for position in range(len(policy.rules(direction))):
-                yield _rule_name(policy, direction, position)
-
-
-def _rule_name(policy: NetworkPolicy, direction: Direction, position: int) -> str:
-    return f"{policy.namespace}/{policy.name} {direction.name.lower()}[{position}]"
-
-
-def _handoff_name(tenant: str, port: int) -> str:
-    return f"tenant {tenant} http {port}"

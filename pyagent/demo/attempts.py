@@ -76,7 +76,9 @@ class Attempt:
     @property
     def what(self) -> str:
         """For people: "HTTP/2 80 IPv6"."""
-        return " ".join((self.way.value, *((str(self.port),) if self.port else ()), f"IPv{self.version}"))
+        return " ".join(
+            (self.way.value, *((str(self.port),) if self.port else ()), f"IPv{self.version}")
+        )
 
 
 @dataclass(frozen=True, slots=True)

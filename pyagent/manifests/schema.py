@@ -16,9 +16,17 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from pyagent.manifests import names
 from pyagent.manifests.text import Defect
-from pyagent.model import Namespace, NetworkPolicy, Origin, Protocol, Tenant, Workload
+from pyagent.model import (
+    ClusterNetworkPolicy,
+    Namespace,
+    NetworkPolicy,
+    Origin,
+    Protocol,
+    Tenant,
+    Workload,
+)
 
-Object = Namespace | Workload | NetworkPolicy | Tenant
+Object = Namespace | Workload | NetworkPolicy | ClusterNetworkPolicy | Tenant
 
 # Types of the errors that our own validators raise; the message stands in their context.
 DEFECT = "sluice_defect"

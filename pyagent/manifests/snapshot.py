@@ -14,6 +14,7 @@ from pyagent.manifests.schema import Object
 from pyagent.manifests.text import shorten
 from pyagent.model import (
     Address,
+    ClusterNetworkPolicy,
     Namespace,
     NetworkPolicy,
     Origin,
@@ -22,7 +23,7 @@ from pyagent.model import (
     Workload,
 )
 
-_Item = TypeVar("_Item", Namespace, Workload, NetworkPolicy, Tenant)
+_Item = TypeVar("_Item", Namespace, Workload, NetworkPolicy, ClusterNetworkPolicy, Tenant)
 _Claimed = TypeVar("_Claimed", Address, str)
 
 
@@ -33,6 +34,7 @@ class SnapshotBuilder:
     _namespaces: dict[str, Namespace] = field(default_factory=dict)
     _workloads: dict[str, Workload] = field(default_factory=dict)
     _policies: dict[str, NetworkPolicy] = field(default_factory=dict)
+    _cluster_policies: dict[str, ClusterNetworkPolicy] = field(default_factory=dict)
     _tenants: dict[str, Tenant] = field(default_factory=dict)
     _implied: dict[str, Origin] = field(default_factory=dict)
     _addresses: dict[Address, Workload] = field(default_factory=dict)
@@ -52,6 +54,8 @@ class SnapshotBuilder:
             case NetworkPolicy():
                 self._enter(self._policies, f"{item.namespace}/{item.name}", item)
                 self._implied.setdefault(item.namespace, item.origin)
+            case ClusterNetworkPolicy():
+                self._enter(self._cluster_policies, item.name, item)
             case Workload():
                 if self._enter(self._workloads, item.key, item):
                     self._claim_all(item)
@@ -65,7 +69,13 @@ class SnapshotBuilder:
             for name, origin in self._implied.items()
             if name not in self._namespaces
         }
-        return Snapshot(self._namespaces | implied, self._workloads, self._policies, self._tenants)
+        return Snapshot(
+            self._namespaces | implied,
+            self._workloads,
+            self._policies,
+            self._tenants,
+            self._cluster_policies,
+        )
 
     def _enter(self, objects: dict[str, _Item], key: str, item: _Item) -> bool:
         first = objects.setdefault(key, item)

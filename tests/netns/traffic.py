@@ -154,9 +154,7 @@ def dropped(node: Node, reason: str) -> Iterator[None]:
         raise AssertionError(f"no drop for {reason}: {before} became {node.drops()}") from None
 
 
-def tcp_dropped(
-    node: Node, reason: str, host: Netns, to: str, port: int, source: str = ""
-) -> None:
+def tcp_dropped(node: Node, reason: str, host: Netns, to: str, port: int, source: str = "") -> None:
     """Fails unless the SYN is dropped for this reason, and the connection stays without answer."""
     with open_socket(host, to, socket.SOCK_STREAM, source) as connection:
         connection.setblocking(False)
@@ -176,9 +174,7 @@ def is_connected(connection: socket.socket) -> bool:
     return True
 
 
-def udp_dropped(
-    node: Node, reason: str, host: Netns, to: str, port: int, source: str = ""
-) -> None:
+def udp_dropped(node: Node, reason: str, host: Netns, to: str, port: int, source: str = "") -> None:
     """Fails unless the datagram is dropped for this reason."""
     with (
         open_socket(host, to, socket.SOCK_DGRAM, source) as datagrams,

@@ -49,7 +49,19 @@ def routed(node: Netns, interface: str, host: Netns, number: int, family: str = 
 
 def bridge(node: Netns, name: str) -> None:
     """A bridge on the node, up, without ports and addresses."""
-    ip("-n", node.name, "link", "add", name, "type", "bridge", "stp_state", "0", "forward_delay", "0")
+    ip(
+        "-n",
+        node.name,
+        "link",
+        "add",
+        name,
+        "type",
+        "bridge",
+        "stp_state",
+        "0",
+        "forward_delay",
+        "0",
+    )
     ip("-n", node.name, "link", "set", name, "up")
 
 

@@ -45,7 +45,8 @@ DOCUMENTS = [
     ("apiVersion: 1\nkind: a", "apiVersion: must be text, not the number 1"),
     (
         "apiVersion: v1\nkind: Pod",
-        "kind: unknown kind 'Pod' (known: Namespace, NetworkPolicy, Workload, Tenant)",
+        "kind: unknown kind 'Pod' (known: Namespace, NetworkPolicy, ClusterNetworkPolicy, Workload,"
+        " Tenant)",
     ),
     (
         "apiVersion: v1\nkind: NetworkPolicy",
@@ -58,7 +59,8 @@ DOCUMENTS = [
     ),
     (
         "apiVersion: other.example/v1\nkind: Service",
-        "kind: unknown kind 'Service' (known: Namespace, NetworkPolicy, Workload, Tenant)",
+        "kind: unknown kind 'Service' (known: Namespace, NetworkPolicy, ClusterNetworkPolicy,"
+        " Workload, Tenant)",
     ),
     (
         "apiVersion: sluice.dev/v1alpha1\nkind: AgentConfig",
