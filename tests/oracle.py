@@ -45,7 +45,7 @@ class Packet:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Each side says "ALLOW", "DENY" or "HANDOFF"; None where the side is no workload of ours.
+    """Each side says ALLOW, DENY, AUDIT or HANDOFF; None where the side is no workload of ours.
 
     `tenant` is whose proxy gets the connection when `verdict` is HANDOFF.
     """
@@ -78,12 +78,14 @@ class Oracle:
             return Answer(egress, ingress, "HANDOFF", destination.namespace)
         if egress == "HANDOFF" and source is not None:
             return Answer(egress, ingress, "HANDOFF", source.namespace)
+        if "AUDIT" in (egress, ingress):
+            return Answer(egress, ingress, "AUDIT", None)
         return Answer(egress, ingress, "ALLOW", None)
 
     def egress(self, source: Workload, packet: Packet) -> str:
         """Say what the source's side says."""
         if not self.policies_allow(source, Direction.EGRESS, packet.destination, packet):
-            return "DENY"
+            return self.denial(source)
         if self.is_outside(packet.destination) and self.wants(source, packet):
             return "HANDOFF"
         return "ALLOW"
@@ -93,8 +95,13 @@ class Oracle:
         if self.is_node(packet.source) and self.node_traffic is NodeTraffic.ALLOW:
             return "ALLOW"
         if not self.policies_allow(destination, Direction.INGRESS, packet.source, packet):
-            return "DENY"
+            return self.denial(destination)
         return "HANDOFF" if self.wants(destination, packet) else "ALLOW"
+
+    def denial(self, subject: Workload) -> str:
+        """Under audit, the workload's own or its namespace's, a denial is only told of."""
+        audit = subject.audit or self.snapshot.namespaces[subject.namespace].audit
+        return "AUDIT" if audit else "DENY"
 
     def owner(self, address: Address) -> Workload | None:
         """Return the workload that has the address."""

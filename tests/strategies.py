@@ -251,6 +251,7 @@ def cluster_policies(draw: st.DrawFn, name: str) -> ClusterNetworkPolicy:
     )
 
 
+RARELY = st.sampled_from((False, False, False, True))
 NAMED_PORTS = st.lists(
     st.builds(
         NamedPort,
@@ -280,6 +281,7 @@ def workloads(draw: st.DrawFn, number: int) -> Workload:
         interface=f"veth{number}",
         netns=None,
         origin=ORIGIN,
+        audit=draw(RARELY),
     )
 
 
@@ -289,7 +291,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     namespaces = {}
     for name in NAMESPACES:
         labels = {"kubernetes.io/metadata.name": name, **draw(_subset(NAMESPACE_LABELS))}
-        namespaces[name] = Namespace(name, labels, ORIGIN)
+        namespaces[name] = Namespace(name, labels, ORIGIN, draw(RARELY))
     found = [draw(workloads(i)) for i in range(draw(st.integers(2, 5)))]
     chosen = [draw(policies(f"p{i}")) for i in range(draw(st.integers(0, 6)))]
     above = [draw(cluster_policies(f"c{i}")) for i in range(draw(st.integers(0, 4)))]

@@ -254,7 +254,7 @@ class Reconciler:
             counts={
                 "namespaces": len(snapshot.namespaces),
                 "workloads": len(snapshot.workloads),
-                "policies": len(snapshot.policies),
+                "policies": len(snapshot.policies) + len(snapshot.cluster_policies),
                 "tenants": len(snapshot.tenants),
             },
             rules=dict(compiled.rules),

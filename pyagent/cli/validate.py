@@ -22,9 +22,11 @@ def validate(directory: Path) -> None:
         _count(snapshot.namespaces, "namespace", "namespaces"),
         _count(snapshot.workloads, "workload", "workloads"),
         _count(snapshot.policies, "network policy", "network policies"),
-        _count(snapshot.cluster_policies, "cluster network policy", "cluster network policies"),
         _count(snapshot.tenants, "tenant", "tenants"),
     ]
+    if snapshot.cluster_policies:
+        cluster = ("cluster network policy", "cluster network policies")
+        counts.insert(3, _count(snapshot.cluster_policies, *cluster))
     click.echo(f"{directory}: valid: {', '.join(counts)}")
 
 

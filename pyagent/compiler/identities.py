@@ -86,12 +86,13 @@ class IdentityNames:
 
 def _canonical_owner(label_set: LabelSet) -> list[object]:
     ports = [[port.name, port.port, port.protocol.name] for port in label_set.ports]
-    return [
+    owner: list[object] = [
         label_set.namespace,
         dict(label_set.labels),
         {f"ns:{key}": value for key, value in label_set.namespace_labels},
         ports,
     ]
+    return [*owner, "audit"] if label_set.audit else owner
 
 
 def _prefixlen(block: str) -> int:

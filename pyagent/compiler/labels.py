@@ -30,12 +30,15 @@ class LabelSet:
     labels: tuple[tuple[str, str], ...]  # sorted
     namespace_labels: tuple[tuple[str, str], ...]  # sorted
     ports: tuple[NamedPort, ...]  # sorted
+    audit: bool  # of the workload or of its namespace
 
     def __str__(self) -> str:
         text = ", ".join(f"{key}={value}" for key, value in self.labels) or "no labels"
         if self.ports:
             named = (f"{port.name}={port.port}/{port.protocol.name}" for port in self.ports)
             text += f" ({', '.join(named)})"
+        if self.audit:
+            text += " (audit)"
         return f"{self.namespace}: {text}"
 
 
@@ -55,6 +58,7 @@ class LabelIndex:
                 tuple(sorted(workload.labels.items())),
                 namespace_labels[workload.namespace],
                 _named_ports(workload, port_names),
+                workload.audit or snapshot.namespaces[workload.namespace].audit,
             )
             self.of_workload[key] = positions.setdefault(label_set, len(positions))
         self.sets = tuple(positions)

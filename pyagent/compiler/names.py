@@ -55,11 +55,19 @@ def handoff_name(tenant: str, port: int) -> str:
     return f"tenant {tenant} http {port}"
 
 
+def default_deny_name(namespace: str) -> str:
+    """Return the name of what would deny where no rule does; it appears in audits only."""
+    return f"{namespace}: default deny"
+
+
 def rule_names(snapshot: Snapshot, traffic: NodeTraffic) -> Iterator[str]:
     """Give the name of every rule."""
     yield DEFAULT_RULE
     if traffic is NodeTraffic.ALLOW:
         yield NODE_RULE
+    for workload in snapshot.workloads.values():
+        if workload.audit or snapshot.namespaces[workload.namespace].audit:
+            yield default_deny_name(workload.namespace)
     for name, tenant in snapshot.tenants.items():
         for port in tenant.http_ports:
             yield handoff_name(name, port)

@@ -10,13 +10,20 @@ from dataclasses import dataclass, field
 from pyagent.compiler.blocks import block_text
 from pyagent.compiler.identities import PeerIndex
 from pyagent.compiler.labels import LabelIndex, LabelSet
-from pyagent.compiler.names import DEFAULT_RULE, NODE_RULE, handoff_name, rule_name
+from pyagent.compiler.names import (
+    DEFAULT_RULE,
+    NODE_RULE,
+    default_deny_name,
+    handoff_name,
+    rule_name,
+)
 from pyagent.compiler.numbers import Numbers
 from pyagent.compiler.rows import PolicyKey, PolicyValue
 from pyagent.compiler.tables import (
     Group,
     Rule,
     Side,
+    audit,
     hand_off_egress,
     hand_off_ingress,
     trust_node,
@@ -144,7 +151,13 @@ class PolicyRows:
             for direction in Direction:
                 selecting = self._selecting.get((owner, direction), _Selecting())
                 tiers = selecting.tiers(default)
-                alike = (direction, tiers, label_set.namespace, label_set.ports)
+                alike = (
+                    direction,
+                    tiers,
+                    label_set.namespace,
+                    label_set.ports,
+                    label_set.audit,
+                )
                 groups = shared.get(alike)
                 if groups is None:
                     shared[alike] = groups = self._groups(direction, tiers, label_set)
@@ -156,6 +169,9 @@ class PolicyRows:
     def _groups(self, direction: Direction, tiers: Tiers, subject: LabelSet) -> dict[int, Group]:
         """Return one subject's settled rows of one direction, by peer."""
         groups = judge(tiers, Side(direction, subject.ports, self._workloads))
+        if subject.audit:
+            rule = self._rules[default_deny_name(subject.namespace)]
+            audit(groups, rule, tiers.policies is not None)
         handoffs = self._handoffs.get(subject.namespace, {})
         if direction is Direction.EGRESS:
             hand_off_egress(groups, handoffs, self._peers.outside)

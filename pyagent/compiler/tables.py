@@ -16,6 +16,7 @@ from pyagent.compiler.ports import EVERYTHING, Block, blocks_of, single
 from pyagent.compiler.rows import ANY_PEER, PolicyValue, Verdict
 from pyagent.model import Action, Direction, NamedPort, PolicyPort, Protocol
 
+PRECEDENCE_AUDIT = 50  # in place of the default deny, below every rule
 PRECEDENCE_ALLOW = 100
 PRECEDENCE_HANDOFF = 200
 # The peer's own rows are the whole answer about it, whatever those of ANY_PEER say.
@@ -174,6 +175,17 @@ def trust_node(groups: dict[int, Group], node: Iterable[int], rule: int) -> None
     """Let everything from the node in, whatever policies say."""
     for peer in node:
         groups[peer] = {EVERYTHING: PolicyValue(Verdict.ALLOW, PRECEDENCE_PEER, rule)}
+
+
+def audit(groups: dict[int, Group], rule: int, default_deny: bool) -> None:
+    """Turn denials into AUDIT. `rule` stands for the default deny, which is for everybody."""
+    for group in groups.values():
+        for block, value in group.items():
+            if value.verdict is Verdict.DENY:
+                group[block] = PolicyValue(Verdict.AUDIT, value.precedence, value.rule or rule)
+    if default_deny:
+        everybody = {EVERYTHING: PolicyValue(Verdict.AUDIT, PRECEDENCE_AUDIT, rule)}
+        groups[ANY_PEER] = everybody | groups.get(ANY_PEER, {})
 
 
 def _handoffs(group: Group, ports: Mapping[int, int]) -> Group:

@@ -127,9 +127,12 @@ DOCUMENTS = [
     ),
     (NAMESPACE + "metadata: {name: a, labels: {b: }}", "metadata.labels.b: must be text, not null"),
     (
-        NAMESPACE + "metadata: {name: a, annotations: {sluice.dev/policy-audit: 'true'}}",
-        "metadata.annotations: the annotation 'sluice.dev/policy-audit' is not supported in this"
-        " version",
+        NAMESPACE + "metadata: {name: a, annotations: {sluice.dev/policy-audit: 'yes'}}",
+        "metadata.annotations[\"sluice.dev/policy-audit\"]: must be 'true' or 'false', not 'yes'",
+    ),
+    (
+        TENANT.replace("name: t", "name: t, annotations: {sluice.dev/policy-audit: 'true'}"),
+        'metadata.annotations["sluice.dev/policy-audit"]: is for a Namespace or a Workload only',
     ),
     (
         NAMESPACE + "metadata: {name: a, annotations: {sluice.dev/x: y}}",
