@@ -7,7 +7,7 @@ from a rule back to its policy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from pyagent.config import NodeTraffic
 from pyagent.model import ClusterNetworkPolicy, Direction, NetworkPolicy, Snapshot
@@ -60,17 +60,18 @@ def default_deny_name(namespace: str) -> str:
     return f"{namespace}: default deny"
 
 
-def rule_names(snapshot: Snapshot, traffic: NodeTraffic) -> Iterator[str]:
-    """Give the name of every rule."""
+def rule_names(
+    snapshot: Snapshot, traffic: NodeTraffic, of_policies: Iterable[str]
+) -> Iterator[str]:
+    """Give the name of every rule; `of_policies` are those that policies have."""
     yield DEFAULT_RULE
     if traffic is NodeTraffic.ALLOW:
         yield NODE_RULE
+    audited = {name for name, namespace in snapshot.namespaces.items() if namespace.audit}
     for workload in snapshot.workloads.values():
-        if workload.audit or snapshot.namespaces[workload.namespace].audit:
+        if workload.audit or workload.namespace in audited:
             yield default_deny_name(workload.namespace)
     for name, tenant in snapshot.tenants.items():
         for port in tenant.http_ports:
             yield handoff_name(name, port)
-    for policy in every_policy(snapshot):
-        for _, _, text in policy_rules(policy):
-            yield text
+    yield from of_policies

@@ -1,24 +1,21 @@
 """The policy rows of every subject: which rules select it, and what they come to.
 
-Subjects that agree in what makes their rows share them. Used by `compile`.
+Kept from one compilation to the next: a policy is looked at again when it, the identities or its
+rules' numbers changed, and a subject's rows are made again when its rules, or what lies beneath
+them, did. Subjects that agree in what makes their rows share the work. Used by `compile`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
-from pyagent.compiler.blocks import block_text
-from pyagent.compiler.identities import PeerIndex
-from pyagent.compiler.labels import LabelIndex, LabelSet
-from pyagent.compiler.names import (
-    DEFAULT_RULE,
-    NODE_RULE,
-    default_deny_name,
-    handoff_name,
-    rule_name,
-)
-from pyagent.compiler.numbers import Numbers
-from pyagent.compiler.rows import PolicyKey, PolicyValue
+from pyagent.compiler.index import Peers, Subjects
+from pyagent.compiler.labels import LabelSet
+from pyagent.compiler.members import Numbers, positions
+from pyagent.compiler.mentions import Mentions, asks_first
+from pyagent.compiler.names import DEFAULT_RULE, NODE_RULE, default_deny_name, handoff_name
+from pyagent.compiler.rows import Grouped, PolicyKey, PolicyValue
 from pyagent.compiler.tables import (
     Group,
     Rule,
@@ -29,35 +26,49 @@ from pyagent.compiler.tables import (
     trust_node,
 )
 from pyagent.compiler.tiers import Tiers, judge
-from pyagent.config import NodeTraffic
-from pyagent.model import (
-    Address,
-    ClusterNetworkPolicy,
-    ClusterRule,
-    Direction,
-    NetworkPolicy,
-    PolicyPeer,
-    PolicyRule,
-    Snapshot,
-    Tier,
-)
+from pyagent.model import ClusterRule, Direction, NetworkPolicy, Tenant, Tier
+
+Rules = dict[Direction, tuple[Rule, ...]]
+RowGroup = dict[PolicyKey, PolicyValue]
 
 
 @dataclass(frozen=True, slots=True)
-class NodeFacts:
-    """What the compiler must know of the node: its addresses, and how its own traffic is judged."""
+class _Found:
+    """A policy with its subjects and its rules' peers found."""
 
-    addresses: frozenset[Address]
-    traffic: NodeTraffic
+    mentions: Mentions
+    selected: Numbers
+    rules: Rules
+
+    def judges(self, direction: Direction) -> bool:
+        """Say whether the policy has a say in a direction, be it without any rule."""
+        policy = self.mentions.policy
+        if isinstance(policy, NetworkPolicy):
+            return direction in policy.directions
+        return bool(self.rules[direction])
+
+    @property
+    def names_ports(self) -> bool:
+        """Say whether its egress rules depend on peers' named ports."""
+        return any(rule.names_ports for rule in self.rules[Direction.EGRESS])
 
 
 @dataclass(slots=True)
 class _Selecting:
-    """The rules that select one label set in one direction, as they are found."""
+    """The rules that select one subject in one direction, as they are found."""
 
     admin: list[Rule] = field(default_factory=list)
     policies: list[Rule] | None = None
     baseline: list[Rule] = field(default_factory=list)
+
+    def add(self, found: _Found, direction: Direction) -> None:
+        """Enter a policy's rules; they come in the order in which they are asked."""
+        policy = found.mentions.policy
+        if isinstance(policy, NetworkPolicy):
+            self.policies = [*(self.policies or ()), *found.rules[direction]]
+        else:
+            tier = self.admin if policy.tier is Tier.ADMIN else self.baseline
+            tier.extend(found.rules[direction])
 
     def tiers(self, default: Rule) -> Tiers:
         """Return them frozen."""
@@ -65,128 +76,167 @@ class _Selecting:
         return Tiers(tuple(self.admin), policies, tuple(self.baseline), default)
 
 
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What rows depend on beside policies. `rules` are the numbers of rules by their names."""
+
+    rules: Mapping[str, int]
+    tenants: Mapping[str, Tenant]
+    trust_node: bool
+
+    def default(self) -> Rule:
+        """Return the rule that allows what no tier decides."""
+        return Rule(self.rules[DEFAULT_RULE], None, ())
+
+    def handoffs(self, namespace: str) -> dict[int, int]:
+        """Return the rules that hand ports of a namespace's tenant off, by port."""
+        tenant = self.tenants.get(namespace)
+        ports = tenant.http_ports if tenant is not None else ()
+        return {port: self.rules[handoff_name(namespace, port)] for port in ports}
+
+
 class PolicyRows:
-    """The policy rows of one snapshot."""
+    """The policy rows of all subjects."""
 
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        labels: LabelIndex,
-        peers: PeerIndex,
-        numbers: Numbers,
-        node: NodeFacts,
-    ) -> None:
-        self._labels = labels
+    def __init__(self, subjects: Subjects, peers: Peers) -> None:
+        self._subjects = subjects
         self._peers = peers
-        self._rules = numbers.rules
-        self._trust_node = node.traffic is NodeTraffic.ALLOW
-        self._workloads: dict[int, LabelSet] = {
-            number: labels.sets[owner] for number, owner in peers.owner.items()
-        }
-        self._handoffs: dict[str, dict[int, int]] = {
-            name: {port: self._rules[handoff_name(name, port)] for port in tenant.http_ports}
-            for name, tenant in snapshot.tenants.items()
-        }
-        self._selecting: dict[tuple[int, Direction], _Selecting] = {}
-        for _, policy in sorted(snapshot.policies.items()):
-            self._select(policy)
-        for cluster_policy in in_order(snapshot):
-            self._select_cluster(cluster_policy)
+        self._found: dict[str, _Found] = {}
+        self._beneath: dict[str, Hashable] = {}
+        self._with_ports: Mapping[int, LabelSet] = {}
+        self._groups: dict[Hashable, RowGroup] = {}
 
-    def _select(self, policy: NetworkPolicy) -> None:
-        """Enter a policy's rules with every label set that it selects."""
-        selected = list(self._labels.subjects(policy.namespace, policy.pod_selector))
-        if not selected:
-            return
-        for direction in policy.directions:
-            rules = self._find(policy, direction)
-            for owner in selected:
-                entry = self._selecting.setdefault((owner, direction), _Selecting())
-                entry.policies = [*(entry.policies or ()), *rules]
+    def update(
+        self,
+        policies: Mapping[str, Mentions],
+        ground: Ground,
+        changed: Numbers,
+        identities_changed: bool,
+    ) -> Grouped[PolicyKey, PolicyValue]:
+        """Return all rows. `changed` are the subjects that are new, another's, or gone."""
+        dirty = changed | self._find_all(policies, ground, identities_changed)
+        dirty |= self._look_beneath(ground)
+        if dirty:
+            groups = dict(self._groups)
+            for number in positions(dirty & ~self._subjects.members.everybody):
+                groups.pop(number, None)
+            self._make(groups, dirty & self._subjects.members.everybody, ground)
+            self._groups = groups
+        return Grouped(self._groups)
 
-    def _select_cluster(self, policy: ClusterNetworkPolicy) -> None:
-        subject = PolicyPeer(policy.pod_selector, policy.namespace_selector)
-        selected = list(self._labels.peers("", subject))
-        if not selected:
-            return
+    def _find_all(
+        self, policies: Mapping[str, Mentions], ground: Ground, identities_changed: bool
+    ) -> Numbers:
+        """Bring what was found to these policies; return the subjects that this concerns."""
+        dirty = 0
+        found: dict[str, _Found] = {}
+        for name, mentions in policies.items():
+            old = self._found.get(name)
+            same = old is not None and old.mentions is mentions
+            if old is None or identities_changed or not same:
+                new = self._find(mentions, ground)
+            else:
+                new = self._renumber(old, ground)
+            found[name] = new
+            if old is None:
+                dirty |= new.selected
+            elif new is not old:
+                same = same and new.rules == old.rules
+                dirty |= new.selected ^ old.selected if same else new.selected | old.selected
+        for name in self._found.keys() - found.keys():
+            dirty |= self._found[name].selected
+        self._found = found
+        return dirty
+
+    def _find(self, mentions: Mentions, ground: Ground) -> _Found:
+        policy, members = mentions.policy, self._subjects.members
+        if isinstance(policy, NetworkPolicy):
+            namespace, selected = policy.namespace, None
+        else:
+            namespace, selected = "", policy.namespace_selector
+        rules: Rules = {}
         for direction in Direction:
-            rules = self._find(policy, direction)
-            for owner in selected:
-                entry = self._selecting.setdefault((owner, direction), _Selecting())
-                (entry.admin if policy.tier is Tier.ADMIN else entry.baseline).extend(rules)
-
-    def _find(
-        self, policy: NetworkPolicy | ClusterNetworkPolicy, direction: Direction
-    ) -> list[Rule]:
-        """Return a policy's rules of one direction with their numbers and peers."""
-        namespace = policy.namespace if isinstance(policy, NetworkPolicy) else ""
-        found = []
-        for position, rule in enumerate(policy.rules(direction)):
-            number = self._rules[rule_name(policy, direction, position)]
-            peers = self._find_peers(namespace, rule)
-            if isinstance(rule, ClusterRule):
-                found.append(Rule(number, peers, rule.ports, rule.action))
-            else:
-                found.append(Rule(number, peers, rule.ports))
-        return found
-
-    def _find_peers(self, namespace: str, rule: PolicyRule) -> frozenset[int] | None:
-        if not rule.peers:
-            return None
-        found: set[int] = set()
-        for peer in rule.peers:
-            if peer.ip_block is not None:
-                found |= self._peers.in_block(block_text(peer.ip_block))
-            else:
-                found |= self._peers.of_label_sets(self._labels.peers(namespace, peer))
-        return frozenset(found)
-
-    def rows(self, subjects: list[int]) -> dict[PolicyKey, PolicyValue]:
-        """Return every row; `subjects` has the identity of each label set."""
-        default = Rule(self._rules[DEFAULT_RULE], None, ())
-        shared: dict[object, dict[int, Group]] = {}
-        rows: dict[PolicyKey, PolicyValue] = {}
-        for owner, identity in enumerate(subjects):
-            label_set = self._labels.sets[owner]
-            for direction in Direction:
-                selecting = self._selecting.get((owner, direction), _Selecting())
-                tiers = selecting.tiers(default)
-                alike = (
-                    direction,
-                    tiers,
-                    label_set.namespace,
-                    label_set.ports,
-                    label_set.audit,
+            rules[direction] = tuple(
+                Rule(
+                    ground.rules[name],
+                    self._peers.of_rule(namespace, rule),
+                    rule.ports,
+                    *((rule.action,) if isinstance(rule, ClusterRule) else ()),
                 )
-                groups = shared.get(alike)
-                if groups is None:
-                    shared[alike] = groups = self._groups(direction, tiers, label_set)
-                for peer, group in groups.items():
-                    for block, value in group.items():
-                        rows[PolicyKey(identity, peer, direction, *block)] = value
-        return rows
+                # without names: policyTypes leaves the direction out
+                for name, rule in zip(
+                    mentions.rules[direction], policy.rules(direction), strict=False
+                )
+            )
+        return _Found(mentions, members.select(namespace, policy.pod_selector, selected), rules)
 
-    def _groups(self, direction: Direction, tiers: Tiers, subject: LabelSet) -> dict[int, Group]:
+    def _renumber(self, old: _Found, ground: Ground) -> _Found:
+        """Return what was found, or the same with other numbers for its rules."""
+        for direction, names in old.mentions.rules.items():
+            for name, rule in zip(names, old.rules[direction], strict=True):
+                if ground.rules[name] != rule.number:
+                    return self._find(old.mentions, ground)
+        return old
+
+    def _look_beneath(self, ground: Ground) -> Numbers:
+        """Return the subjects under whose rules something changed."""
+        dirty = 0
+        beneath: dict[str, Hashable] = {}
+        members = self._subjects.members
+        for namespace, numbers in members.in_namespace.items():
+            handoffs = ground.handoffs(namespace)
+            beneath[namespace] = (
+                ground.rules[DEFAULT_RULE],
+                ground.rules.get(default_deny_name(namespace)),
+                (ground.rules[NODE_RULE], self._peers.node) if ground.trust_node else None,
+                (frozenset(handoffs.items()), self._peers.outside) if handoffs else None,
+            )
+            if self._beneath.get(namespace) != beneath[namespace]:
+                dirty |= numbers
+        if self._with_ports is not self._peers.with_ports:
+            for found in self._found.values():
+                dirty |= found.selected if found.names_ports else 0
+        self._beneath, self._with_ports = beneath, self._peers.with_ports
+        return dirty
+
+    def _make(self, groups: dict[Hashable, RowGroup], dirty: Numbers, ground: Ground) -> None:
+        """Make the rows of subjects anew."""
+        selecting: dict[tuple[int, Direction], _Selecting] = {}
+        for found in sorted(self._found.values(), key=lambda f: asks_first(f.mentions.policy)):
+            concerned = found.selected & dirty
+            for direction in Direction:
+                if concerned and found.judges(direction):
+                    for number in positions(concerned):
+                        rules = selecting.setdefault((number, direction), _Selecting())
+                        rules.add(found, direction)
+        default = ground.default()
+        shared: dict[Hashable, dict[int, Group]] = {}
+        for number in positions(dirty):
+            label_set = self._subjects.label_sets[number]
+            rows: RowGroup = {}
+            for direction in Direction:
+                tiers = selecting.get((number, direction), _Selecting()).tiers(default)
+                alike = direction, tiers, label_set.namespace, label_set.ports, label_set.audit
+                if alike not in shared:
+                    shared[alike] = self._judge(direction, tiers, label_set, ground)
+                for peer, group in shared[alike].items():
+                    for block, value in group.items():
+                        rows[PolicyKey(number, peer, direction, *block)] = value
+            groups[number] = rows
+
+    def _judge(
+        self, direction: Direction, tiers: Tiers, subject: LabelSet, ground: Ground
+    ) -> dict[int, Group]:
         """Return one subject's settled rows of one direction, by peer."""
-        groups = judge(tiers, Side(direction, subject.ports, self._workloads))
+        groups = judge(tiers, Side(direction, subject.ports, self._peers.with_ports))
         if subject.audit:
-            rule = self._rules[default_deny_name(subject.namespace)]
+            rule = ground.rules[default_deny_name(subject.namespace)]
             audit(groups, rule, tiers.policies is not None)
-        handoffs = self._handoffs.get(subject.namespace, {})
+        handoffs = ground.handoffs(subject.namespace)
         if direction is Direction.EGRESS:
-            hand_off_egress(groups, handoffs, self._peers.outside)
+            hand_off_egress(groups, handoffs, positions(self._peers.outside))
             return groups
         hand_off_ingress(groups, handoffs)
-        if self._trust_node:
-            trust_node(groups, self._peers.node, self._rules[NODE_RULE])
+        if ground.trust_node:
+            trust_node(groups, positions(self._peers.node), ground.rules[NODE_RULE])
         return groups
-
-
-def in_order(snapshot: Snapshot) -> list[ClusterNetworkPolicy]:
-    """Return the cluster's policies, the first to be asked first.
-
-    The API leaves open which of two with one priority is first: here it is the one whose name is.
-    """
-    return sorted(
-        snapshot.cluster_policies.values(), key=lambda policy: (policy.priority, policy.name)
-    )

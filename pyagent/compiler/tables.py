@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pyagent.compiler.labels import LabelSet
+from pyagent.compiler.members import Numbers, positions
 from pyagent.compiler.ports import EVERYTHING, Block, blocks_of, single
 from pyagent.compiler.rows import ANY_PEER, PolicyValue, Verdict
 from pyagent.model import Action, Direction, NamedPort, PolicyPort, Protocol
@@ -27,10 +28,10 @@ Group = dict[Block, PolicyValue]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule of a policy with its peers found: numbers of identities, or None for everybody."""
+    """One rule of a policy with its peers found, or None for everybody."""
 
     number: int
-    peers: frozenset[int] | None
+    peers: Numbers | None
     ports: tuple[PolicyPort, ...]
     action: Action = Action.ACCEPT
 
@@ -42,8 +43,8 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What rules are about in one direction: the subject's named ports, and the workloads among
-    the peers, since only they have named ports."""
+    """What rules are about in one direction: the subject's named ports, and the peers that have
+    named ports, which only workloads do."""
 
     direction: Direction
     ports: Sequence[NamedPort]
@@ -54,7 +55,7 @@ class Side:
 
         A named port is the destination's: of the subject on ingress, of each peer on egress.
         """
-        peers = (ANY_PEER,) if rule.peers is None else rule.peers
+        peers = (ANY_PEER,) if rule.peers is None else tuple(positions(rule.peers))
         if self.direction is Direction.INGRESS or not rule.names_ports:
             return [(peers, blocks_of(rule.ports, self.ports))]
         # Everybody has the plain ports of the rule, each workload also its own named ones.
@@ -63,9 +64,9 @@ class Side:
         found: list[tuple[Iterable[int], list[Block]]] = []
         if plain:
             found.append((peers, blocks_of(plain, ())))
-        known = self.workloads.keys()
-        for peer in known if rule.peers is None else rule.peers & known:
-            found.append(((peer,), blocks_of(named, self.workloads[peer].ports)))
+        for peer, workload in self.workloads.items():
+            if rule.peers is None or rule.peers >> peer & 1:
+                found.append(((peer,), blocks_of(named, workload.ports)))
         return found
 
 

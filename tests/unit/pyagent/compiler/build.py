@@ -19,12 +19,14 @@ from pyagent.model import (
     NamedPort,
     Namespace,
     NetworkPolicy,
+    Operator,
     Origin,
     Placement,
     PolicyPeer,
     PolicyPort,
     PolicyRule,
     Protocol,
+    Requirement,
     Snapshot,
     Tenant,
     Tier,
@@ -128,8 +130,17 @@ def tenant(name: str, *ports: int) -> Tenant:
 Thing = Workload | NetworkPolicy | ClusterNetworkPolicy | Tenant
 
 
+# Names the labels of most tests' workloads, so that they count, and selects none of them.
+NAMING = policy(
+    "elsewhere/naming",
+    LabelSelector({}, tuple(Requirement(key, Operator.EXISTS) for key in ("app", "tier"))),
+    (),
+)
+
+
 def snapshot(*things: Thing, **namespace_labels: str) -> Snapshot:
     """Return a snapshot; `shop="team=red"` labels the namespace shop."""
+    things = (*things, NAMING)
     names = {
         thing.name if isinstance(thing, Tenant) else thing.namespace
         for thing in things
