@@ -40,6 +40,7 @@ class Library:
     """The mentions of every policy of a snapshot, by the policy's name, and their sum."""
 
     policies: dict[str, Mentions] = field(default_factory=dict)
+    rule_names: frozenset[str] = frozenset()
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
     blocks: dict[Direction, dict[str, IPBlock]] = field(
         default_factory=lambda: {direction: {} for direction in Direction}
@@ -58,14 +59,13 @@ class Library:
         if changed or len(held) != len(self.policies):
             self._add_up()
 
-    @property
-    def rule_names(self) -> Iterator[str]:
-        """The names of all rules."""
-        for mentions in self.policies.values():
-            for names in mentions.rules.values():
-                yield from names
-
     def _add_up(self) -> None:
+        self.rule_names = frozenset(
+            name
+            for mentions in self.policies.values()
+            for names in mentions.rules.values()
+            for name in names
+        )
         parts = [mentions.vocabulary for mentions in self.policies.values()]
         self.vocabulary = Vocabulary(
             frozenset().union(*(part.pod_keys for part in parts)),

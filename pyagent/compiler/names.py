@@ -7,7 +7,7 @@ from a rule back to its policy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from pyagent.config import NodeTraffic
 from pyagent.model import ClusterNetworkPolicy, Direction, NetworkPolicy, Snapshot
@@ -61,17 +61,16 @@ def default_deny_name(namespace: str) -> str:
 
 
 def rule_names(
-    snapshot: Snapshot, traffic: NodeTraffic, of_policies: Iterable[str]
-) -> Iterator[str]:
-    """Give the name of every rule; `of_policies` are those that policies have."""
-    yield DEFAULT_RULE
+    snapshot: Snapshot, traffic: NodeTraffic, of_policies: frozenset[str]
+) -> frozenset[str]:
+    """Return the name of every rule; `of_policies` are those that policies have."""
+    names = {DEFAULT_RULE}
     if traffic is NodeTraffic.ALLOW:
-        yield NODE_RULE
+        names.add(NODE_RULE)
     audited = {name for name, namespace in snapshot.namespaces.items() if namespace.audit}
     for workload in snapshot.workloads.values():
         if workload.audit or workload.namespace in audited:
-            yield default_deny_name(workload.namespace)
+            names.add(default_deny_name(workload.namespace))
     for name, tenant in snapshot.tenants.items():
-        for port in tenant.http_ports:
-            yield handoff_name(name, port)
-    yield from of_policies
+        names.update(handoff_name(name, port) for port in tenant.http_ports)
+    return of_policies | names

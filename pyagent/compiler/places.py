@@ -9,7 +9,7 @@ contains the address, both are the same. Used by `compile`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import NamedTuple
@@ -58,7 +58,7 @@ class Places:
     peers: dict[Peer, int] = field(default_factory=dict)  # at how many prefixes
     _label_sets: LabelSets = field(default_factory=LabelSets)
     _vocabulary: Vocabulary = field(default_factory=Vocabulary)
-    _blocks: BlockIndex | None = None
+    _blocks: BlockIndex = field(default_factory=lambda: BlockIndex(()))
     _node: Mapping[Address, Blocks] = field(default_factory=dict)
     _owned: dict[Network, str] = field(default_factory=dict)
 
@@ -74,7 +74,7 @@ class Places:
         `node` gives the node's addresses, each with the ipBlocks that count for it.
         """
         words = _Words(self._vocabulary, vocabulary)
-        moved = blocks is not self._blocks
+        stirred = [] if blocks is self._blocks else blocks.stirred(self._blocks)
         self._vocabulary, self._blocks = vocabulary, blocks
         changed: dict[str, Place | None] = dict.fromkeys(
             self.places.keys() - snapshot.workloads.keys()
@@ -86,7 +86,7 @@ class Places:
                 held is None
                 or held.workload is not workload
                 or held.namespace is not namespace
-                or moved
+                or (stirred and _touches(stirred, workload.addresses))
                 or (words.differ and words.concern(workload, namespace))
             ):
                 changed[key] = self._place(workload, namespace)
@@ -94,13 +94,12 @@ class Places:
         for subject in {place.subject for place in before if place is not None}:
             if subject not in self.subjects:
                 self._label_sets.forget(subject.owner)
-        if changed or moved or node != self._node:
+        if changed or stirred or not self.others or node != self._node:
             self._node = node
             self._surround()
         return set(changed)
 
     def _place(self, workload: Workload, namespace: Namespace) -> Place:
-        assert self._blocks is not None
         label_set = self._label_sets.of(workload, namespace, self._vocabulary)
         peers = {
             _host(address): Peer(label_set, self._blocks.at(address))
@@ -127,7 +126,6 @@ class Places:
 
     def _surround(self) -> None:
         """Renew the peers at prefixes of ipBlocks, and at the node's addresses."""
-        assert self._blocks is not None
         others = {
             prefix: Peer(OUTSIDE, inside)
             for prefix, inside in self._blocks.regions.items()
@@ -143,6 +141,15 @@ class Places:
             for peer in self.others.values():
                 _count(self.peers, peer, -1)
             self.others = others
+
+
+def _touches(stirred: list[tuple[int, int, int]], addresses: Iterable[Address]) -> bool:
+    """Say whether one of the addresses lies where ipBlocks changed; see `BlockIndex.stirred`."""
+    for address in addresses:
+        value, version = int(address), address.version
+        if any(value >> shift == lead for of, shift, lead in stirred if of == version):
+            return True
+    return False
 
 
 class _Words:
