@@ -84,7 +84,7 @@ class Places:
             namespace = snapshot.namespaces[workload.namespace]
             if (
                 held is None
-                or held.workload is not workload
+                or not _alike(held.workload, workload)
                 or held.namespace is not namespace
                 or (stirred and _touches(stirred, workload.addresses))
                 or (words.differ and words.concern(workload, namespace))
@@ -141,6 +141,16 @@ class Places:
             for peer in self.others.values():
                 _count(self.peers, peer, -1)
             self.others = others
+
+
+def _alike(one: Workload, other: Workload) -> bool:
+    """Say whether two workloads have the same place, be they read from different documents."""
+    return one is other or (
+        one.labels == other.labels
+        and one.ports == other.ports
+        and one.audit == other.audit
+        and one.addresses == other.addresses
+    )
 
 
 def _touches(stirred: list[tuple[int, int, int]], addresses: Iterable[Address]) -> bool:
