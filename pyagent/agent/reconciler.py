@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 
 from pyagent.agent.check import check_capacity, check_interfaces
-from pyagent.compiler import NodeFacts, Numbers, compile_snapshot
+from pyagent.compiler import Compiler, NodeFacts, Numbers
 from pyagent.compiler.rows import Compiled
 from pyagent.config import AgentConfig
 from pyagent.errors import KernelError
@@ -21,7 +21,7 @@ from pyagent.kernel.netlink import Hook, Link, Netlink
 from pyagent.kernel.tables import Tables
 from pyagent.kernel.wiring import Wiring, attach, wire_workload
 from pyagent.model import Snapshot, Workload
-from pyagent.plan import Observed, Rows, Wired, desired_rows, overflow, plan
+from pyagent.plan import Observed, RowMaker, Rows, Wired, overflow, plan
 from pyagent.proxies import Proxies
 from pyagent.state import NodeState, WorkloadState, read_numbers, write_numbers, write_state
 
@@ -78,6 +78,9 @@ class Reconciler:
         self._state = state
         stored = read_numbers(config.state_dir)
         self._numbers = Numbers.from_json(stored) if stored is not None else Numbers()
+        self._compiler = Compiler()
+        self._rows = RowMaker()
+        self._checked_rows = RowMaker()  # for what is not wired yet
         self._have: Rows = tables.read()
         self._wired: dict[str, tuple[Workload, Wired]] = {}
         self._in_force: _InForce | None = None
@@ -95,7 +98,7 @@ class Reconciler:
         links = {link.name: link for link in self._netlink.links()}
         check_interfaces(snapshot, links)
         facts = NodeFacts(self._netlink.addresses(), self._config.node_traffic)
-        compiled, numbers = compile_snapshot(snapshot, self._numbers, facts)
+        compiled, numbers = self._compiler.compile(snapshot, self._numbers, facts)
         in_force = _InForce(snapshot, compiled, facts.addresses)
         self._refuse_overflow(in_force)
         write_numbers(self._config.state_dir, _merge(self._numbers, numbers).to_json())
@@ -142,7 +145,7 @@ class Reconciler:
             for key, (_, wired) in self._wired.items()
             if key in in_force.snapshot.workloads
         }
-        want = desired_rows(
+        want = self._checked_rows.rows(
             in_force.snapshot, in_force.compiled, Observed(in_force.node_addresses, stand_in, {})
         )
         capacities = self._tables.capacities()
@@ -209,7 +212,7 @@ class Reconciler:
             self._proxies.wired,
             self._proxies.ready(),
         )
-        want = desired_rows(snapshot, self._in_force.compiled, observed)
+        want = self._rows.rows(snapshot, self._in_force.compiled, observed)
         todo = plan(self._have, want)
         if not todo.changes:
             return

@@ -17,7 +17,7 @@ from tests.strategies import Cluster, clusters
 from tests.unit.pyagent.compiler.build import node, policy, rule, select, snapshot, workload
 
 Item = TypeVar("Item")
-many = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def mix(one: Mapping[str, Item], other: Mapping[str, Item], draw: st.DrawFn) -> dict[str, Item]:
@@ -53,13 +53,10 @@ def histories(draw: st.DrawFn) -> list[Cluster]:
 
 
 def distinct(state: Snapshot) -> Snapshot:
-    """Return the state with one workload for each address: mixing may have brought two."""
-    owners = {address: key for key, w in state.workloads.items() for address in w.addresses}
-    kept = {
-        key: w
-        for key, w in state.workloads.items()
-        if all(owners[address] == key for address in w.addresses)
-    }
+    """Return the state with one workload of each name: mixing may have brought two, in two
+    namespaces, and addresses and interface follow from the name."""
+    owners = {found.name: key for key, found in state.workloads.items()}
+    kept = {key: found for key, found in state.workloads.items() if owners[found.name] == key}
     return replace(state, workloads=kept)
 
 

@@ -24,7 +24,7 @@ from tests.strategies import Cluster, clusters
 
 Item = TypeVar("Item")
 
-many = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def facts(cluster: Cluster) -> NodeFacts:
