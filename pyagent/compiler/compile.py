@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
 from pyagent.compiler.blocks import BlockIndex, Blocks
-from pyagent.compiler.index import RESERVED, Names, Peers, Subjects
+from pyagent.compiler.index import RESERVED, Names, Peers, Subjects, Touched
 from pyagent.compiler.mentions import Library
 from pyagent.compiler.names import rule_names
 from pyagent.compiler.numbers import Numbers
@@ -93,12 +93,11 @@ class _State:
         self._number_of = RESERVED | {
             peer: renewed.identities[name] for peer, name in names.items()
         }
-        changed = self._subjects.update(self._number_of, places.subjects)
-        peers_changed = self._peers.update(self._number_of, places.peers)
+        touched = Touched()
+        changed = self._subjects.update(self._number_of, places.subjects, touched)
+        self._peers.update(self._number_of, places.peers, touched)
         ground = Ground(renewed.rules, snapshot.tenants, node.traffic is NodeTraffic.ALLOW)
-        policy = self._rows.update(
-            self._library.policies, ground, changed, bool(changed) or peers_changed
-        )
+        policy = self._rows.update(self._library.policies, ground, changed, touched)
         self._renew_identities(moved, before)
         return self._compiled(snapshot, policy, renewed), renewed
 

@@ -7,15 +7,41 @@ and `subjects`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
-from pyagent.compiler.blocks import block_text
 from pyagent.compiler.labels import LabelSet
 from pyagent.compiler.members import Members, Numbers, toggle
+from pyagent.compiler.mentions import Reach
 from pyagent.compiler.places import NODE, NODE_PEER, OUTSIDE, WORLD_PEER, Peer, canonical
 from pyagent.compiler.rows import IDENTITY_NODE, IDENTITY_WORLD
-from pyagent.model import PolicyRule
+from pyagent.model import PolicyPeer
 
 RESERVED = {WORLD_PEER: IDENTITY_WORLD, NODE_PEER: IDENTITY_NODE}
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """What identities that came or went have: only policies that reach there are concerned."""
+
+    namespaces: set[str] = field(default_factory=set)
+    namespace_labels: set[tuple[str, str]] = field(default_factory=set)
+    blocks: set[str] = field(default_factory=set)
+
+    def add(self, label_set: LabelSet) -> None:
+        """Note what one has."""
+        self.namespaces.add(label_set.namespace)
+        self.namespace_labels.update(label_set.namespace_labels)
+
+    def by(self, reach: Reach) -> bool:
+        """Say whether a policy may find others than before."""
+        return (
+            reach.namespace in self.namespaces
+            or (
+                bool(self.namespaces)
+                and any(labels <= self.namespace_labels for labels in reach.namespace_labels)
+            )
+            or not reach.blocks.isdisjoint(self.blocks)
+        )
 
 
 class Names:
@@ -40,12 +66,14 @@ class Subjects:
         self.members = Members()
         self.label_sets: dict[int, LabelSet] = {}
 
-    def update(self, number_of: Mapping[Peer, int], in_use: Iterable[Peer]) -> Numbers:
+    def update(
+        self, number_of: Mapping[Peer, int], in_use: Iterable[Peer], touched: Touched
+    ) -> Numbers:
         """Bring it to those in use; return the numbers that are new, another's, or gone."""
         wanted = {
             number_of[peer]: peer.owner for peer in in_use if isinstance(peer.owner, LabelSet)
         }
-        changed = _renew(self.members, self.label_sets, wanted)
+        changed = _renew(self.members, self.label_sets, wanted, touched)
         self.label_sets = wanted
         return changed
 
@@ -61,16 +89,19 @@ class Peers:
         self._peers: dict[int, Peer] = {}
         self._in_block: dict[str, Numbers] = {}
 
-    def update(self, number_of: Mapping[Peer, int], in_use: Iterable[Peer]) -> bool:
-        """Bring it to those in use; say whether anything changed."""
+    def update(
+        self, number_of: Mapping[Peer, int], in_use: Iterable[Peer], touched: Touched
+    ) -> None:
+        """Bring it to those in use."""
         wanted = {number_of[peer]: peer for peer in in_use}
         if wanted == self._peers:
-            return False
+            return
         old, new = _label_sets(self._peers), _label_sets(wanted)
-        _renew(self.members, old, new)
+        _renew(self.members, old, new, touched)
         for numbers in (self._peers, wanted):
             for number, peer in numbers.items():
                 if self._peers.get(number) != wanted.get(number):
+                    touched.blocks.update(peer.blocks)
                     for block in peer.blocks:
                         toggle(self._in_block, block, 1 << number)
         self._peers = wanted
@@ -79,16 +110,15 @@ class Peers:
         with_ports = {number: label_set for number, label_set in new.items() if label_set.ports}
         if with_ports != self.with_ports:
             self.with_ports = with_ports
-        return True
 
-    def of_rule(self, namespace: str, rule: PolicyRule) -> Numbers | None:
-        """Return whom a rule is about; None is everybody."""
-        if not rule.peers:
+    def of_rule(self, namespace: str, peers: tuple[PolicyPeer | str, ...]) -> Numbers | None:
+        """Return whom a rule is about, by its peers or the texts of ipBlocks; None: everybody."""
+        if not peers:
             return None
         found = 0
-        for peer in rule.peers:
-            if peer.ip_block is not None:
-                found |= self._in_block.get(block_text(peer.ip_block), 0)
+        for peer in peers:
+            if isinstance(peer, str):
+                found |= self._in_block.get(peer, 0)
             else:
                 found |= self.members.of_peer(namespace, peer)
         return found
@@ -102,7 +132,9 @@ def _of_owner(peers: Mapping[int, Peer], owner: str) -> Numbers:
     return sum(1 << number for number, peer in peers.items() if peer.owner == owner)
 
 
-def _renew(members: Members, old: Mapping[int, LabelSet], new: Mapping[int, LabelSet]) -> Numbers:
+def _renew(
+    members: Members, old: Mapping[int, LabelSet], new: Mapping[int, LabelSet], touched: Touched
+) -> Numbers:
     """Bring members from the old label sets to the new ones; return the numbers that changed."""
     changed = {n for n, label_set in old.items() if new.get(n) is not label_set}
     changed |= {n for n, label_set in new.items() if old.get(n) is not label_set}
@@ -110,4 +142,5 @@ def _renew(members: Members, old: Mapping[int, LabelSet], new: Mapping[int, Labe
         for label_sets in (old, new):
             if number in label_sets:
                 members.toggle(number, label_sets[number])
+                touched.add(label_sets[number])
     return sum(1 << number for number in changed)

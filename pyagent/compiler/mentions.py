@@ -7,32 +7,54 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from pyagent.compiler.blocks import block_text
 from pyagent.compiler.labels import Vocabulary
-from pyagent.compiler.names import Policy, every_policy, policy_name, policy_rules
+from pyagent.compiler.names import Policy, policy_name, policy_rules
 from pyagent.model import (
     ClusterNetworkPolicy,
     Direction,
     IPBlock,
     LabelSelector,
     NetworkPolicy,
+    PolicyPeer,
     PolicyRule,
     Snapshot,
 )
 
 
 @dataclass(frozen=True, slots=True)
+class RuleMention:
+    """One rule: its name, and its peers; of those that are ipBlocks, the texts."""
+
+    name: str
+    rule: PolicyRule
+    peers: tuple[PolicyPeer | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Mentions:
     """What one policy mentions in rules that are in force: `policyTypes` may leave some out.
 
-    `rules` gives the names of its rules; `blocks` has ipBlocks by their text.
+    `blocks` has ipBlocks by their text.
     """
 
     policy: Policy
-    rules: dict[Direction, tuple[str, ...]]
+    rules: dict[Direction, tuple[RuleMention, ...]]
     vocabulary: Vocabulary
     blocks: dict[Direction, dict[str, IPBlock]]
+    reach: Reach
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Outside of which no identity can be a policy's subject or peer: in its namespace, in those
+    that have all labels of one of `namespace_labels`, or inside one of the blocks."""
+
+    namespace: str
+    namespace_labels: frozenset[frozenset[tuple[str, str]]]
+    blocks: frozenset[str]
 
 
 @dataclass(slots=True)
@@ -50,8 +72,9 @@ class Library:
         """Take a snapshot's policies in place of those before."""
         held, self.policies = self.policies, {}
         changed = False
-        for policy in every_policy(snapshot):
-            name = policy_name(policy)
+        named: dict[str, Policy] = dict(snapshot.policies)
+        named |= {policy_name(own): own for own in snapshot.cluster_policies.values()}
+        for name, policy in named.items():
             mentions = held.get(name)
             if mentions is None or mentions.policy is not policy:
                 mentions, changed = _mentions(policy), True
@@ -61,10 +84,10 @@ class Library:
 
     def _add_up(self) -> None:
         self.rule_names = frozenset(
-            name
+            mention.name
             for mentions in self.policies.values()
-            for names in mentions.rules.values()
-            for name in names
+            for rules in mentions.rules.values()
+            for mention in rules
         )
         parts = [mentions.vocabulary for mentions in self.policies.values()]
         self.vocabulary = Vocabulary(
@@ -80,21 +103,41 @@ class Library:
 
 
 def _mentions(policy: Policy) -> Mentions:
-    names: dict[Direction, list[str]] = {direction: [] for direction in Direction}
-    rules: list[PolicyRule] = []
+    rules: dict[Direction, list[RuleMention]] = {direction: [] for direction in Direction}
     blocks: dict[Direction, dict[str, IPBlock]] = {direction: {} for direction in Direction}
     for direction, position, name in policy_rules(policy):
         rule = policy.rules(direction)[position]
-        names[direction].append(name)
-        rules.append(rule)
+        peers: list[PolicyPeer | str] = []
         for peer in rule.peers:
-            if peer.ip_block is not None:
-                blocks[direction][block_text(peer.ip_block)] = peer.ip_block
+            if peer.ip_block is None:
+                peers.append(peer)
+            else:
+                peers.append(text := block_text(peer.ip_block))
+                blocks[direction][text] = peer.ip_block
+        rules[direction].append(RuleMention(name, rule, tuple(peers)))
     return Mentions(
         policy,
-        {direction: tuple(found) for direction, found in names.items()},
-        _vocabulary(policy, rules),
+        {direction: tuple(found) for direction, found in rules.items()},
+        _vocabulary(policy, [mention.rule for found in rules.values() for mention in found]),
         blocks,
+        _reach(policy, [mention for found in rules.values() for mention in found]),
+    )
+
+
+def _reach(policy: Policy, rules: Iterable[RuleMention]) -> Reach:
+    selectors: list[LabelSelector] = []
+    if isinstance(policy, ClusterNetworkPolicy):
+        selectors.append(policy.namespace_selector)
+    texts: set[str] = set()
+    for peer in chain.from_iterable(mention.peers for mention in rules):
+        if isinstance(peer, str):
+            texts.add(peer)
+        elif peer.namespace_selector is not None:
+            selectors.append(peer.namespace_selector)
+    return Reach(
+        policy.namespace if isinstance(policy, NetworkPolicy) else "",
+        frozenset(frozenset(selector.match_labels.items()) for selector in selectors),
+        frozenset(texts),
     )
 
 

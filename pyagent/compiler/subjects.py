@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
-from pyagent.compiler.index import Peers, Subjects
+from pyagent.compiler.index import Peers, Subjects, Touched
 from pyagent.compiler.labels import LabelSet
 from pyagent.compiler.members import Numbers, positions
-from pyagent.compiler.mentions import Mentions, asks_first
+from pyagent.compiler.mentions import Mentions, RuleMention, asks_first
 from pyagent.compiler.names import DEFAULT_RULE, NODE_RULE, default_deny_name, handoff_name
 from pyagent.compiler.rows import Grouped, PolicyKey, PolicyValue
 from pyagent.compiler.tables import (
@@ -26,7 +26,7 @@ from pyagent.compiler.tables import (
     trust_node,
 )
 from pyagent.compiler.tiers import Tiers, judge
-from pyagent.model import ClusterRule, Direction, NetworkPolicy, Tenant, Tier
+from pyagent.model import Action, ClusterRule, Direction, NetworkPolicy, Tenant, Tier
 
 Rules = dict[Direction, tuple[Rule, ...]]
 RowGroup = dict[PolicyKey, PolicyValue]
@@ -95,6 +95,12 @@ class Ground:
         return {port: self.rules[handoff_name(namespace, port)] for port in ports}
 
 
+def _rule(mention: RuleMention, ground: Ground, peers: Numbers | None) -> Rule:
+    rule = mention.rule
+    action = rule.action if isinstance(rule, ClusterRule) else Action.ACCEPT
+    return Rule(ground.rules[mention.name], peers, rule.ports, action)
+
+
 class PolicyRows:
     """The policy rows of all subjects."""
 
@@ -111,10 +117,10 @@ class PolicyRows:
         policies: Mapping[str, Mentions],
         ground: Ground,
         changed: Numbers,
-        identities_changed: bool,
+        touched: Touched,
     ) -> Grouped[PolicyKey, PolicyValue]:
         """Return all rows. `changed` are the subjects that are new, another's, or gone."""
-        dirty = changed | self._find_all(policies, ground, identities_changed)
+        dirty = changed | self._find_all(policies, ground, touched)
         dirty |= self._look_beneath(ground)
         if dirty:
             groups = dict(self._groups)
@@ -125,7 +131,7 @@ class PolicyRows:
         return Grouped(self._groups)
 
     def _find_all(
-        self, policies: Mapping[str, Mentions], ground: Ground, identities_changed: bool
+        self, policies: Mapping[str, Mentions], ground: Ground, touched: Touched
     ) -> Numbers:
         """Bring what was found to these policies; return the subjects that this concerns."""
         dirty = 0
@@ -133,49 +139,48 @@ class PolicyRows:
         for name, mentions in policies.items():
             old = self._found.get(name)
             same = old is not None and old.mentions is mentions
-            if old is None or identities_changed or not same:
-                new = self._find(mentions, ground)
+            if old is None or not same or touched.by(mentions.reach):
+                new = self._find(mentions, ground, old)
             else:
                 new = self._renumber(old, ground)
             found[name] = new
             if old is None:
                 dirty |= new.selected
             elif new is not old:
-                same = same and new.rules == old.rules
+                same = (
+                    same
+                    and new.rules[Direction.INGRESS] is old.rules[Direction.INGRESS]
+                    and new.rules[Direction.EGRESS] is old.rules[Direction.EGRESS]
+                )
                 dirty |= new.selected ^ old.selected if same else new.selected | old.selected
         for name in self._found.keys() - found.keys():
             dirty |= self._found[name].selected
         self._found = found
         return dirty
 
-    def _find(self, mentions: Mentions, ground: Ground) -> _Found:
+    def _find(self, mentions: Mentions, ground: Ground, old: _Found | None) -> _Found:
+        """Find a policy's subjects and its rules' peers; `old` is what was found before."""
         policy, members = mentions.policy, self._subjects.members
         if isinstance(policy, NetworkPolicy):
-            namespace, selected = policy.namespace, None
+            namespace, namespaces = policy.namespace, None
         else:
-            namespace, selected = "", policy.namespace_selector
+            namespace, namespaces = "", policy.namespace_selector
         rules: Rules = {}
-        for direction in Direction:
+        for direction, of_policy in mentions.rules.items():
             rules[direction] = tuple(
-                Rule(
-                    ground.rules[name],
-                    self._peers.of_rule(namespace, rule),
-                    rule.ports,
-                    *((rule.action,) if isinstance(rule, ClusterRule) else ()),
-                )
-                # without names: policyTypes leaves the direction out
-                for name, rule in zip(
-                    mentions.rules[direction], policy.rules(direction), strict=False
-                )
+                _rule(mention, ground, self._peers.of_rule(namespace, mention.peers))
+                for mention in of_policy
             )
-        return _Found(mentions, members.select(namespace, policy.pod_selector, selected), rules)
+            if old is not None and rules[direction] == old.rules[direction]:
+                rules[direction] = old.rules[direction]
+        return _Found(mentions, members.select(namespace, policy.pod_selector, namespaces), rules)
 
     def _renumber(self, old: _Found, ground: Ground) -> _Found:
         """Return what was found, or the same with other numbers for its rules."""
-        for direction, names in old.mentions.rules.items():
-            for name, rule in zip(names, old.rules[direction], strict=True):
-                if ground.rules[name] != rule.number:
-                    return self._find(old.mentions, ground)
+        for direction, of_policy in old.mentions.rules.items():
+            for mention, rule in zip(of_policy, old.rules[direction], strict=True):
+                if ground.rules[mention.name] != rule.number:
+                    return self._find(old.mentions, ground, None)
         return old
 
     def _look_beneath(self, ground: Ground) -> Numbers:
