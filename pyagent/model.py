@@ -62,6 +62,7 @@ class Namespace:
     name: str
     labels: Labels
     origin: Origin
+    audit: bool = False  # what policy denies its workloads passes, and is told of
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,8 @@ class Workload:
     """`sluice.dev/v1alpha1 Workload`: one network namespace behind one node-side interface.
 
     Exactly one of `interface` (node side, already there) and `netns` (a path; Sluice makes the
-    veth pair, addresses and routes) is set.
+    veth pair, addresses and routes) is set. `audit` is the workload's own; its namespace's counts
+    as well.
     """
 
     namespace: str
@@ -89,6 +91,7 @@ class Workload:
     interface: str | None
     netns: str | None
     origin: Origin
+    audit: bool = False
 
     @property
     def key(self) -> str:
@@ -152,6 +155,21 @@ class PolicyPort:
     end_port: int | None = None
 
 
+class Tier(Enum):
+    """Where a ClusterNetworkPolicy stands: above or below NetworkPolicy."""
+
+    ADMIN = "Admin"
+    BASELINE = "Baseline"
+
+
+class Action(Enum):
+    """What a rule of a ClusterNetworkPolicy does; PASS leaves its tier."""
+
+    ACCEPT = "Accept"
+    DENY = "Deny"
+    PASS = "Pass"
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyRule:
     """One ingress or egress rule. No peers means every peer; no ports means every port."""
@@ -174,6 +192,39 @@ class NetworkPolicy:
 
     def rules(self, direction: Direction) -> tuple[PolicyRule, ...]:
         """The rules of one direction, in the manifest's order."""
+        return self.ingress if direction is Direction.INGRESS else self.egress
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRule(PolicyRule):
+    """One ingress or egress rule of a ClusterNetworkPolicy; it has at least one peer.
+
+    A port that is given by name has protocol ANY: it is the destination's port of that name.
+    """
+
+    action: Action = Action.ACCEPT
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterNetworkPolicy:
+    """`policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy`.
+
+    Its subjects are the workloads that `pod_selector` matches in the namespaces that
+    `namespace_selector` matches.
+    """
+
+    name: str
+    tier: Tier
+    priority: int  # 0 to 1000, the lowest is asked first
+    namespace_selector: LabelSelector
+    pod_selector: LabelSelector
+    ingress: tuple[ClusterRule, ...]
+    egress: tuple[ClusterRule, ...]
+    origin: Origin
+
+    def rules(self, direction: Direction) -> tuple[ClusterRule, ...]:
+        """The rules of one direction, in the manifest's order; the first that matches decides."""
         return self.ingress if direction is Direction.INGRESS else self.egress
 
 
@@ -201,3 +252,4 @@ class Snapshot:
     workloads: Mapping[str, Workload]
     policies: Mapping[str, NetworkPolicy]
     tenants: Mapping[str, Tenant]
+    cluster_policies: Mapping[str, ClusterNetworkPolicy] = field(default_factory=dict)

@@ -1,8 +1,9 @@
 """What policy says of one packet, worked out in the most obvious way from the desired state.
 
 The compiler and the kernel are held against this. It shares no code with them: no identities, no
-numbers, no prefixes, only the sentences of the Kubernetes API reference (networking.k8s.io/v1
-NetworkPolicy) and of the design, one function each.
+numbers, no prefixes, only the sentences of the Kubernetes API references (networking.k8s.io/v1
+NetworkPolicy, policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy) and of the design, one
+function each.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 
 from pyagent.config import NodeTraffic
 from pyagent.model import (
+    Action,
     Address,
+    ClusterNetworkPolicy,
     Direction,
     Labels,
     LabelSelector,
@@ -20,8 +23,10 @@ from pyagent.model import (
     PolicyPeer,
     PolicyPort,
     PolicyRule,
+    Protocol,
     Requirement,
     Snapshot,
+    Tier,
     Workload,
 )
 
@@ -40,7 +45,7 @@ class Packet:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Each side says "ALLOW", "DENY" or "HANDOFF"; None where the side is no workload of ours.
+    """Each side says ALLOW, DENY, AUDIT or HANDOFF; None where the side is no workload of ours.
 
     `tenant` is whose proxy gets the connection when `verdict` is HANDOFF.
     """
@@ -73,12 +78,14 @@ class Oracle:
             return Answer(egress, ingress, "HANDOFF", destination.namespace)
         if egress == "HANDOFF" and source is not None:
             return Answer(egress, ingress, "HANDOFF", source.namespace)
+        if "AUDIT" in (egress, ingress):
+            return Answer(egress, ingress, "AUDIT", None)
         return Answer(egress, ingress, "ALLOW", None)
 
     def egress(self, source: Workload, packet: Packet) -> str:
         """Say what the source's side says."""
         if not self.policies_allow(source, Direction.EGRESS, packet.destination, packet):
-            return "DENY"
+            return self.denial(source)
         if self.is_outside(packet.destination) and self.wants(source, packet):
             return "HANDOFF"
         return "ALLOW"
@@ -88,8 +95,13 @@ class Oracle:
         if self.is_node(packet.source) and self.node_traffic is NodeTraffic.ALLOW:
             return "ALLOW"
         if not self.policies_allow(destination, Direction.INGRESS, packet.source, packet):
-            return "DENY"
+            return self.denial(destination)
         return "HANDOFF" if self.wants(destination, packet) else "ALLOW"
+
+    def denial(self, subject: Workload) -> str:
+        """Under audit, the workload's own or its namespace's, a denial is only told of."""
+        audit = subject.audit or self.snapshot.namespaces[subject.namespace].audit
+        return "AUDIT" if audit else "DENY"
 
     def owner(self, address: Address) -> Workload | None:
         """Return the workload that has the address."""
@@ -114,7 +126,10 @@ class Oracle:
     def policies_allow(
         self, subject: Workload, direction: Direction, peer: Address, packet: Packet
     ) -> bool:
-        """Nothing selects: allowed. Otherwise allowed if any rule of any policy allows."""
+        """The tiers in order, until one decides; if none does, allowed."""
+        action = self.tier_says(Tier.ADMIN, subject, direction, peer, packet)
+        if action in (Action.ACCEPT, Action.DENY):
+            return action is Action.ACCEPT
         selecting = [
             policy
             for policy in self.snapshot.policies.values()
@@ -122,23 +137,53 @@ class Oracle:
             and direction in policy.directions
             and matches(policy.pod_selector, subject.labels)
         ]
-        return not selecting or any(
-            self.rule_allows(policy, rule, peer, packet)
-            for policy in selecting
-            for rule in policy.rules(direction)
+        if selecting:  # NetworkPolicy always decides about whom it selects
+            return any(
+                self.rule_matches(policy, rule, peer, packet)
+                for policy in selecting
+                for rule in policy.rules(direction)
+            )
+        return self.tier_says(Tier.BASELINE, subject, direction, peer, packet) is not Action.DENY
+
+    def tier_says(
+        self, tier: Tier, subject: Workload, direction: Direction, peer: Address, packet: Packet
+    ) -> Action | None:
+        """The first matching rule of the policies that select, by priority, and then by name."""
+        policies = [
+            policy
+            for policy in self.snapshot.cluster_policies.values()
+            if policy.tier is tier and self.selects(policy, subject)
+        ]
+        for policy in sorted(policies, key=lambda policy: (policy.priority, policy.name)):
+            for rule in policy.rules(direction):
+                if self.rule_matches(policy, rule, peer, packet):
+                    return rule.action
+        return None
+
+    def selects(self, policy: ClusterNetworkPolicy, workload: Workload) -> bool:
+        """A subject is a workload that both selectors match."""
+        namespace = self.snapshot.namespaces[workload.namespace]
+        return matches(policy.namespace_selector, namespace.labels) and matches(
+            policy.pod_selector, workload.labels
         )
 
-    def rule_allows(
-        self, policy: NetworkPolicy, rule: PolicyRule, peer: Address, packet: Packet
+    def rule_matches(
+        self,
+        policy: NetworkPolicy | ClusterNetworkPolicy,
+        rule: PolicyRule,
+        peer: Address,
+        packet: Packet,
     ) -> bool:
-        """A rule allows what matches one of its peers (if any) and one of its ports (if any)."""
+        """A rule is about what matches one of its peers (if any) and one of its ports (if any)."""
         peer_fits = not rule.peers or any(
             self.peer_matches(policy, entry, peer) for entry in rule.peers
         )
         port_fits = not rule.ports or any(self.port_matches(entry, packet) for entry in rule.ports)
         return peer_fits and port_fits
 
-    def peer_matches(self, policy: NetworkPolicy, entry: PolicyPeer, peer: Address) -> bool:
+    def peer_matches(
+        self, policy: NetworkPolicy | ClusterNetworkPolicy, entry: PolicyPeer, peer: Address
+    ) -> bool:
         """An ipBlock looks at the address, whoever owns it; selectors look at workloads only."""
         if entry.ip_block is not None:
             return peer in entry.ip_block.cidr and not any(
@@ -148,7 +193,9 @@ class Oracle:
         if workload is None or (entry.pod_selector is None and entry.namespace_selector is None):
             return False
         if entry.namespace_selector is None:
-            namespace_fits = workload.namespace == policy.namespace
+            namespace_fits = (
+                isinstance(policy, NetworkPolicy) and workload.namespace == policy.namespace
+            )
         else:
             labels = self.snapshot.namespaces[workload.namespace].labels
             namespace_fits = matches(entry.namespace_selector, labels)
@@ -157,7 +204,7 @@ class Oracle:
 
     def port_matches(self, entry: PolicyPort, packet: Packet) -> bool:
         """A named port is whatever the destination calls so."""
-        if entry.protocol != packet.protocol:
+        if entry.protocol not in (Protocol.ANY, packet.protocol):
             return False
         if entry.port is None:
             return True

@@ -82,6 +82,8 @@ class Rows:
             return Answer(egress, ingress, "HANDOFF", self.tenant_names[destination[2]])
         if egress == "HANDOFF" and source is not None:
             return Answer(egress, ingress, "HANDOFF", self.tenant_names[source[2]])
+        if "AUDIT" in (egress, ingress):
+            return Answer(egress, ingress, "AUDIT", None)
         return Answer(egress, ingress, "ALLOW", None)
 
     def judge(self, subject: int, peer: Address, direction: Direction, packet: Packet) -> Verdict:

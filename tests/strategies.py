@@ -12,9 +12,13 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from hypothesis import strategies as st
 
+from pyagent.compiler import every_policy
 from pyagent.config import NodeTraffic
 from pyagent.model import (
+    Action,
     Address,
+    ClusterNetworkPolicy,
+    ClusterRule,
     Direction,
     FailureMode,
     IPBlock,
@@ -33,6 +37,7 @@ from pyagent.model import (
     Requirement,
     Snapshot,
     Tenant,
+    Tier,
     Workload,
 )
 from tests.oracle import Packet
@@ -202,6 +207,51 @@ def policies(draw: st.DrawFn, name: str) -> NetworkPolicy:
     )
 
 
+CLUSTER_PEERS = st.one_of(
+    st.builds(PolicyPeer, namespace_selector=selectors(NAMESPACE_LABELS)),
+    st.builds(
+        PolicyPeer, pod_selector=selectors(LABELS), namespace_selector=selectors(NAMESPACE_LABELS)
+    ),
+)
+NETWORKS = st.sampled_from(PREFIXES).map(lambda cidr: PolicyPeer(ip_block=IPBlock(cidr)))
+ANY_NAMED = st.sampled_from(PORT_NAMES).map(lambda name: PolicyPort(Protocol.ANY, name))
+NUMBERED_PORTS = policy_ports().filter(lambda entry: isinstance(entry.port, int))
+
+
+@st.composite
+def cluster_rules(draw: st.DrawFn, direction: Direction) -> tuple[ClusterRule, ...]:
+    """Draw ordered rules; only egress has networks, and those no named ports."""
+    rules = []
+    for _ in range(draw(st.integers(0, 3))):
+        networks = direction is Direction.EGRESS and draw(st.booleans())
+        peer = st.one_of(CLUSTER_PEERS, NETWORKS) if networks else CLUSTER_PEERS
+        port = NUMBERED_PORTS if networks else st.one_of(NUMBERED_PORTS, ANY_NAMED)
+        rules.append(
+            ClusterRule(
+                tuple(draw(st.lists(peer, min_size=1, max_size=2))),
+                tuple(draw(st.lists(port, max_size=2))),
+                draw(st.sampled_from(Action)),
+            )
+        )
+    return tuple(rules)
+
+
+@st.composite
+def cluster_policies(draw: st.DrawFn, name: str) -> ClusterNetworkPolicy:
+    """Draw a policy of either tier; priorities often tie."""
+    return ClusterNetworkPolicy(
+        name=name,
+        tier=draw(st.sampled_from(Tier)),
+        priority=draw(st.sampled_from((0, 10, 10, 1000))),
+        namespace_selector=draw(selectors(NAMESPACE_LABELS)),
+        pod_selector=draw(selectors(LABELS)),
+        ingress=draw(cluster_rules(Direction.INGRESS)),
+        egress=draw(cluster_rules(Direction.EGRESS)),
+        origin=ORIGIN,
+    )
+
+
+RARELY = st.sampled_from((False, False, False, True))
 NAMED_PORTS = st.lists(
     st.builds(
         NamedPort,
@@ -231,18 +281,20 @@ def workloads(draw: st.DrawFn, number: int) -> Workload:
         interface=f"veth{number}",
         netns=None,
         origin=ORIGIN,
+        audit=draw(RARELY),
     )
 
 
 @st.composite
 def snapshots(draw: st.DrawFn) -> Snapshot:
-    """Draw a consistent snapshot of two to five workloads and one to six policies."""
+    """Draw a consistent snapshot of two to five workloads and up to six policies of each kind."""
     namespaces = {}
     for name in NAMESPACES:
         labels = {"kubernetes.io/metadata.name": name, **draw(_subset(NAMESPACE_LABELS))}
-        namespaces[name] = Namespace(name, labels, ORIGIN)
+        namespaces[name] = Namespace(name, labels, ORIGIN, draw(RARELY))
     found = [draw(workloads(i)) for i in range(draw(st.integers(2, 5)))]
-    chosen = [draw(policies(f"p{i}")) for i in range(draw(st.integers(1, 6)))]
+    chosen = [draw(policies(f"p{i}")) for i in range(draw(st.integers(0, 6)))]
+    above = [draw(cluster_policies(f"c{i}")) for i in range(draw(st.integers(0, 4)))]
     tenants = {
         name: Tenant(
             name,
@@ -258,6 +310,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         workloads={workload.key: workload for workload in found},
         policies={f"{policy.namespace}/{policy.name}": policy for policy in chosen},
         tenants=tenants,
+        cluster_policies={policy.name: policy for policy in above},
     )
 
 
@@ -280,7 +333,7 @@ def questions(cluster: Cluster) -> list[tuple[int, int]]:
     ports = {port for tenant in cluster.snapshot.tenants.values() for port in tenant.http_ports}
     for workload in cluster.snapshot.workloads.values():
         ports |= {port.port for port in workload.ports}
-    for policy in cluster.snapshot.policies.values():
+    for policy in every_policy(cluster.snapshot):
         for rule in (*policy.ingress, *policy.egress):
             for entry in rule.ports:
                 ports |= {p for p in (entry.port, entry.end_port) if isinstance(p, int)}

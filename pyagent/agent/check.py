@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
+from pyagent.compiler import every_policy, policy_name
 from pyagent.compiler.rows import Compiled
 from pyagent.errors import InvalidState, Problem
 from pyagent.kernel.netlink import Link
@@ -76,12 +77,14 @@ def check_capacity(
 
 def _culprit(snapshot: Snapshot, compiled: Compiled, name: str) -> tuple[Origin, str]:
     """The document with the largest part in a map's rows; for workloads' maps, the last one."""
-    if name == "policy" and snapshot.policies:
-        rows = Counter(compiled.rules.get(value.rule, "") for value in compiled.policy.values())
-        for rule, _ in rows.most_common():
-            policy = snapshot.policies.get(rule.split(" ")[0])
-            if policy is not None:
-                return policy.origin, "spec"
+    if name == "policy":
+        policies = {policy_name(policy): policy.origin for policy in every_policy(snapshot)}
+        rows = Counter(value.rule for value in compiled.policy.values())
+        for number, _ in rows.most_common():
+            rule = compiled.rules.get(number, "")
+            origin = policies.get(rule.split(" ")[0])
+            if origin is not None:
+                return origin, "spec"
     if name in ("tenants", "proxies") and snapshot.tenants:
         return list(snapshot.tenants.values())[-1].origin, "spec"
     if name == "identities" and snapshot.policies:

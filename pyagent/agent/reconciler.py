@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pyagent.agent.check import check_capacity, check_interfaces
 from pyagent.agent.numbers import merge, numbers_at_start
 from pyagent.agent.workloads import Workloads
-from pyagent.compiler import NodeFacts, Numbers, compile_snapshot
+from pyagent.compiler import Compiler, NodeFacts, Numbers
 from pyagent.compiler.rows import Compiled
 from pyagent.config import AgentConfig
 from pyagent.errors import KernelError
@@ -22,7 +22,7 @@ from pyagent.kernel.netlink import Link, Netlink
 from pyagent.kernel.tables import Tables
 from pyagent.kernel.wiring import Wiring
 from pyagent.model import Snapshot
-from pyagent.plan import Change, Observed, Plan, Rows, Wired, desired_rows, overflow, plan
+from pyagent.plan import Change, Observed, Plan, RowMaker, Rows, Wired, overflow, plan
 from pyagent.proxies import Proxies
 from pyagent.state import NodeState, write_numbers, write_state
 
@@ -63,6 +63,9 @@ class Reconciler:
         self._tables = tables
         self._proxies = proxies
         self._state = state
+        self._compiler = Compiler()
+        self._rows = RowMaker()
+        self._checked_rows = RowMaker()  # for what is not wired yet
         tables.allow_questions()
         self._have: Rows = tables.read()
         self._numbers = numbers_at_start(config.state_dir, self._have, self._proxies_there())
@@ -92,7 +95,7 @@ class Reconciler:
             lambda key, workload: self._workloads.obstacle(key, workload, there),
         )
         facts = NodeFacts(self._netlink.addresses(), self._config.node_traffic)
-        compiled, numbers = compile_snapshot(snapshot, self._numbers, facts)
+        compiled, numbers = self._compiler.compile(snapshot, self._numbers, facts)
         in_force = _InForce(snapshot, compiled, facts.addresses)
         self._refuse_overflow(in_force)
         self._keep_numbers(merge(self._numbers, numbers))
@@ -148,7 +151,7 @@ class Reconciler:
         }
         wired = self._workloads.wired
         stand_in |= {key: wired[key] for key in wired.keys() & stand_in.keys()}
-        want = desired_rows(
+        want = self._checked_rows.rows(
             in_force.snapshot, in_force.compiled, Observed(in_force.node_addresses, stand_in, {})
         )
         capacities = self._tables.capacities()
@@ -207,7 +210,7 @@ class Reconciler:
         observed = Observed(
             self._in_force.node_addresses, workloads, proxies, self._serving(proxies)
         )
-        want = desired_rows(snapshot, self._in_force.compiled, observed)
+        want = self._rows.rows(snapshot, self._in_force.compiled, observed)
         try:
             self._tables.apply(plan(self._have, want))
             self._tables.finish()  # what an agent had begun that was killed
@@ -243,7 +246,7 @@ class Reconciler:
             counts={
                 "namespaces": len(snapshot.namespaces),
                 "workloads": len(snapshot.workloads),
-                "policies": len(snapshot.policies),
+                "policies": len(snapshot.policies) + len(snapshot.cluster_policies),
                 "tenants": len(snapshot.tenants),
             },
             rules=dict(compiled.rules),

@@ -24,6 +24,9 @@ def validate(directory: Path) -> None:
         _count(snapshot.policies, "network policy", "network policies"),
         _count(snapshot.tenants, "tenant", "tenants"),
     ]
+    if snapshot.cluster_policies:
+        cluster = ("cluster network policy", "cluster network policies")
+        counts.insert(3, _count(snapshot.cluster_policies, *cluster))
     click.echo(f"{directory}: valid: {', '.join(counts)}")
 
 

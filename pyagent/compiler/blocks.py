@@ -60,6 +60,16 @@ class BlockIndex:
             self._lookup[prefix.version] = tables = {shift: {}, **tables}
         tables[shift][int(prefix.network_address) >> shift] = blocks
 
+    def stirred(self, before: BlockIndex) -> list[tuple[int, int, int]]:
+        """Return where the blocks around an address may be others than before: as IP version,
+        bits after the prefix, and the prefix's leading bits."""
+        return [
+            (prefix.version, shift := prefix.max_prefixlen - prefix.prefixlen, value >> shift)
+            for prefix in self.regions.keys() | before.regions.keys()
+            if self.regions.get(prefix) != before.regions.get(prefix)
+            for value in (int(prefix.network_address),)
+        ]
+
     def at(self, address: Address) -> Blocks:
         """Return the blocks that contain the address."""
         value = int(address)

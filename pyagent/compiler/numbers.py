@@ -61,8 +61,10 @@ class Numbers:
         return Numbers(**{kind: _checked(kind, obj[kind]) for kind in _FIRST})
 
 
-def _renew(held: Mapping[str, int], wanted: Iterable[str], first: int) -> dict[str, int]:
+def _renew(held: Mapping[str, int], wanted: Iterable[str], first: int) -> Mapping[str, int]:
     names = set(wanted)
+    if held.keys() == names:
+        return held  # the same object: nothing to look at for whoever compares
     taken = set(held.values())
     renewed = {name: number for name, number in held.items() if name in names}
     free = (number for number in count(first) if number not in taken)

@@ -56,7 +56,7 @@ def blocks_of(ports: Sequence[PolicyPort], destination: Sequence[NamedPort]) -> 
     """Return the blocks of a rule's `ports` (NetworkPolicyPort), towards one destination.
 
     No ports means everything. A named port is whatever the destination calls so, for the same
-    protocol; it is nothing where no port has that name.
+    protocol if one is given; it is nothing where no port has that name.
     """
     if not ports:
         return [EVERYTHING]
@@ -71,6 +71,6 @@ def blocks_of(ports: Sequence[PolicyPort], destination: Sequence[NamedPort]) -> 
             blocks.extend(
                 single(named.protocol, named.port)
                 for named in destination
-                if named.name == entry.port and named.protocol is entry.protocol
+                if named.name == entry.port and entry.protocol in (named.protocol, Protocol.ANY)
             )
     return blocks

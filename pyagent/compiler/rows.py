@@ -1,15 +1,17 @@
 """The compiler's output: rows as the kernel's maps want them, still as plain values.
 
-`kernel.tables` turns them into bytes. Numbers of verdicts and reserved identities stand in
-`bpf/abi.h` too, and a unit test holds the two against each other.
+Large tables come as `Grouped`: what did not change from one compilation to the next is the same
+object, so that `plan` need not look into it. `kernel.tables` turns rows into bytes. Numbers of
+verdicts and reserved identities stand in `bpf/abi.h` too, and a unit test holds the two against
+each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, ItemsView, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pyagent.model import Direction, Network, Protocol
 
@@ -53,6 +55,47 @@ class PolicyValue(NamedTuple):
     rule: int
 
 
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+class Grouped(Mapping[_Key, _Value]):
+    """A mapping made of groups, which have no key in common and are never changed.
+
+    Looking up a single key flattens it, for the sake of whoever wants just a mapping.
+    """
+
+    __slots__ = ("_flat", "groups")
+
+    def __init__(self, groups: Mapping[Hashable, Mapping[_Key, _Value]]) -> None:
+        self.groups = groups
+        self._flat: dict[_Key, _Value] | None = None
+
+    def _flattened(self) -> dict[_Key, _Value]:
+        if self._flat is None:
+            self._flat = {}
+            for group in self.groups.values():
+                self._flat.update(group)
+        return self._flat
+
+    def __getitem__(self, key: _Key) -> _Value:
+        return self._flattened()[key]
+
+    def __iter__(self) -> Iterator[_Key]:
+        for group in self.groups.values():
+            yield from group
+
+    def __len__(self) -> int:
+        return sum(map(len, self.groups.values()))
+
+    def items(self) -> ItemsView[_Key, _Value]:
+        """All keys and values."""
+        return self._flattened().items()
+
+    def __repr__(self) -> str:
+        return f"Grouped({dict(self.groups)!r})"
+
+
 @dataclass(frozen=True, slots=True)
 class Compiled:
     """A whole snapshot, compiled.
@@ -62,8 +105,8 @@ class Compiled:
     "namespace/name". `rules` names each rule number in use ("shop/allow-web ingress[0]").
     """
 
-    policy: Mapping[PolicyKey, PolicyValue]
-    identities: Mapping[Network, int]
+    policy: Grouped[PolicyKey, PolicyValue]  # by subject
+    identities: Grouped[Network, int]  # by workload, and those of no workload
     workload_identity: Mapping[str, int]
     workload_tenant: Mapping[str, int]
     identity_labels: Mapping[int, str]

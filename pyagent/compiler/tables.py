@@ -2,7 +2,8 @@
 
 In the kernel the longest prefix hides the shorter ones of the same subject, peer and direction;
 between the peer's group and that of ANY_PEER the higher precedence wins. So within a group every
-row must already say what is best of all that cover it. Used by `compile`.
+row must already say what is best of all that cover it. Used by `subjects`; `tiers` settles the
+groups of peers that ordered rules speak of.
 """
 
 from __future__ import annotations
@@ -11,24 +12,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pyagent.compiler.labels import LabelSet
+from pyagent.compiler.members import Numbers, positions
 from pyagent.compiler.ports import EVERYTHING, Block, blocks_of, single
 from pyagent.compiler.rows import ANY_PEER, PolicyValue, Verdict
-from pyagent.model import Direction, NamedPort, PolicyPort, Protocol
+from pyagent.model import Action, Direction, NamedPort, PolicyPort, Protocol
 
+PRECEDENCE_AUDIT = 50  # in place of the default deny, below every rule
 PRECEDENCE_ALLOW = 100
 PRECEDENCE_HANDOFF = 200
-PRECEDENCE_NODE = 300  # above handoff: a probe must see the workload itself
+# The peer's own rows are the whole answer about it, whatever those of ANY_PEER say.
+PRECEDENCE_PEER = 300
 
 Group = dict[Block, PolicyValue]
 
 
 @dataclass(frozen=True, slots=True)
-class Allow:
-    """One rule of a policy with its peers found: numbers of identities, or None for everybody."""
+class Rule:
+    """One rule of a policy with its peers found, or None for everybody."""
 
-    rule: int
-    peers: frozenset[int] | None
+    number: int
+    peers: Numbers | None
     ports: tuple[PolicyPort, ...]
+    action: Action = Action.ACCEPT
 
     @property
     def names_ports(self) -> bool:
@@ -36,48 +41,63 @@ class Allow:
         return any(isinstance(entry.port, str) for entry in self.ports)
 
 
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What rules are about in one direction: the subject's named ports, and the peers that have
+    named ports, which only workloads do."""
+
+    direction: Direction
+    ports: Sequence[NamedPort]
+    workloads: Mapping[int, LabelSet]
+
+    def blocks(self, rule: Rule) -> list[tuple[Iterable[int], list[Block]]]:
+        """Return for whom the rule has which blocks; some peers may come twice.
+
+        A named port is the destination's: of the subject on ingress, of each peer on egress.
+        """
+        peers = (ANY_PEER,) if rule.peers is None else tuple(positions(rule.peers))
+        if self.direction is Direction.INGRESS or not rule.names_ports:
+            return [(peers, blocks_of(rule.ports, self.ports))]
+        # Everybody has the plain ports of the rule, each workload also its own named ones.
+        plain = tuple(entry for entry in rule.ports if not isinstance(entry.port, str))
+        named = tuple(entry for entry in rule.ports if isinstance(entry.port, str))
+        found: list[tuple[Iterable[int], list[Block]]] = []
+        if plain:
+            found.append((peers, blocks_of(plain, ())))
+        for peer, workload in self.workloads.items():
+            if rule.peers is None or rule.peers >> peer & 1:
+                found.append(((peer,), blocks_of(named, workload.ports)))
+        return found
+
+
 def best(one: PolicyValue, other: PolicyValue) -> PolicyValue:
     """Return the value of higher precedence; of equals, that of the lower rule number."""
     return max(one, other, key=lambda value: (value.precedence, -value.rule))
 
 
-def gather(
-    direction: Direction,
-    allows: Iterable[Allow],
-    subject: Sequence[NamedPort],
-    peers: Mapping[int, LabelSet],
-) -> dict[int, Group]:
-    """Return the groups that the rules make, by peer, not yet settled.
-
-    A named port is the destination's: of the subject (its named ports) on ingress, of each peer
-    on egress. `peers` has the workloads among the peers, since only they have named ports.
-    """
+def gather(rules: Iterable[Rule], side: Side) -> dict[int, Group]:
+    """Return the groups that rules make whose order is no matter, by peer, not yet settled."""
     groups: dict[int, Group] = {}
-    for allow in allows:
-        value = PolicyValue(Verdict.ALLOW, PRECEDENCE_ALLOW, allow.rule)
-        if direction is Direction.EGRESS and allow.names_ports:
-            # Everybody has the plain ports of the rule, each workload also its own named ones.
-            plain = tuple(entry for entry in allow.ports if not isinstance(entry.port, str))
-            if plain:
-                _add(groups, allow.peers, blocks_of(plain, ()), value)
-            named = tuple(entry for entry in allow.ports if isinstance(entry.port, str))
-            for peer in peers.keys() if allow.peers is None else allow.peers & peers.keys():
-                _add(groups, (peer,), blocks_of(named, peers[peer].ports), value)
-        else:
-            _add(groups, allow.peers, blocks_of(allow.ports, subject), value)
+    for rule in rules:
+        value = PolicyValue(Verdict.ALLOW, PRECEDENCE_ALLOW, rule.number)
+        for peers, blocks in side.blocks(rule):
+            for peer in peers if blocks else ():
+                _add(groups.setdefault(peer, {}), blocks, value)
     return groups
 
 
-def _add(
-    groups: dict[int, Group], peers: Iterable[int] | None, blocks: list[Block], value: PolicyValue
-) -> None:
-    if not blocks:
-        return
-    for peer in (ANY_PEER,) if peers is None else peers:
-        group = groups.setdefault(peer, {})
-        for block in blocks:
-            held = group.get(block)
-            group[block] = value if held is None else best(held, value)
+def _add(group: Group, blocks: Iterable[Block], value: PolicyValue) -> None:
+    for block in blocks:
+        held = group.get(block)
+        group[block] = value if held is None else best(held, value)
+
+
+def merge(one: Group, other: Group) -> Group:
+    """Return what either group says, not yet settled."""
+    merged = dict(one)
+    for block, value in other.items():
+        _add(merged, (block,), value)
+    return merged
 
 
 def settle(group: Group) -> Group:
@@ -134,20 +154,39 @@ def hand_off_egress(
 ) -> None:
     """Do the same towards peers outside only; workloads have their own tenant's proxy.
 
-    What is allowed to everybody is allowed to peers outside, whose own rows then say HANDOFF.
+    What is allowed to everybody is allowed to peers outside, whose own rows then say HANDOFF,
+    unless their own rows are the whole answer.
     """
     for_everybody = _handoffs(groups.get(ANY_PEER, {}), ports)
     for peer in outside:
         group = groups.get(peer, {})
-        rows = for_everybody | _handoffs(group, ports)
+        rows = _handoffs(group, ports)
+        if not is_whole(group):
+            rows = for_everybody | rows
         if rows:
             groups[peer] = group | rows
+
+
+def is_whole(group: Group) -> bool:
+    """Say whether a peer's rows are the whole answer about it."""
+    return any(value.precedence == PRECEDENCE_PEER for value in group.values())
 
 
 def trust_node(groups: dict[int, Group], node: Iterable[int], rule: int) -> None:
     """Let everything from the node in, whatever policies say."""
     for peer in node:
-        groups[peer] = {EVERYTHING: PolicyValue(Verdict.ALLOW, PRECEDENCE_NODE, rule)}
+        groups[peer] = {EVERYTHING: PolicyValue(Verdict.ALLOW, PRECEDENCE_PEER, rule)}
+
+
+def audit(groups: dict[int, Group], rule: int, default_deny: bool) -> None:
+    """Turn denials into AUDIT. `rule` stands for the default deny, which is for everybody."""
+    for group in groups.values():
+        for block, value in group.items():
+            if value.verdict is Verdict.DENY:
+                group[block] = PolicyValue(Verdict.AUDIT, value.precedence, value.rule or rule)
+    if default_deny:
+        everybody = {EVERYTHING: PolicyValue(Verdict.AUDIT, PRECEDENCE_AUDIT, rule)}
+        groups[ANY_PEER] = everybody | groups.get(ANY_PEER, {})
 
 
 def _handoffs(group: Group, ports: Mapping[int, int]) -> Group:
@@ -157,5 +196,6 @@ def _handoffs(group: Group, ports: Mapping[int, int]) -> Group:
         block = single(Protocol.TCP, port)
         value = look_up(group, block)
         if value is not None and value.verdict is Verdict.ALLOW:
-            rows[block] = PolicyValue(Verdict.HANDOFF, PRECEDENCE_HANDOFF, rule)
+            precedence = max(value.precedence, PRECEDENCE_HANDOFF)
+            rows[block] = PolicyValue(Verdict.HANDOFF, precedence, rule)
     return rows

@@ -9,7 +9,7 @@ and the command line; nothing else knows YAML or pydantic.
 from __future__ import annotations
 
 from pyagent.manifests.agent_config import load_agent_config
-from pyagent.manifests.directory import load_directory
+from pyagent.manifests.directory import DirectoryReader, load_directory
 from pyagent.manifests.workload import dump_workload
 
-__all__ = ["dump_workload", "load_agent_config", "load_directory"]
+__all__ = ["DirectoryReader", "dump_workload", "load_agent_config", "load_directory"]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NoReturn
 
 import yaml
@@ -58,6 +59,10 @@ _UNPRINTABLE = re.compile(
 )
 
 
+_DOCUMENT_START = re.compile(r"^---(?=\s|\Z)", re.MULTILINE)
+_NEEDS_CONTEXT = re.compile(r"^(?:%|\.\.\.)", re.MULTILINE)
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """One document of a file, counted from 1; `value` is None for an empty or unreadable one."""
@@ -87,6 +92,19 @@ def parse_documents(text: str) -> list[Document]:
     except yaml.MarkedYAMLError as error:
         documents.append(_failed(len(documents) + 1, _syntax_error(error)))
     return documents
+
+
+def split_documents(text: str) -> list[str]:
+    """The text in parts that are one document each, as far as can be told without parsing.
+
+    A line that begins with '---' begins a document wherever it stands. What directives or '...'
+    may do is left to the parser: such a text, and any other, may come as one part.
+    """
+    if _NEEDS_CONTEXT.search(text):
+        return [text]
+    starts = [found.start() for found in _DOCUMENT_START.finditer(text)]
+    bounds = [0, *(start for start in starts if start > 0), len(text)]
+    return [text[begin:end] for begin, end in pairwise(bounds)]
 
 
 def resolve_plain(text: str) -> str | int | float | bool | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from pathlib import Path
 
 from pyagent.errors import InvalidState, Problem
 from pyagent.manifests.text import one_line
 
 MAX_BYTES = 64 * 1024 * 1024
+_CLOCK_STEPS = 2_000_000_000  # ns, many times the step of file systems' clocks
 
 
 class Unreadable(Exception):
@@ -32,6 +34,20 @@ def manifest_files(directory: Path) -> list[Path]:
             (Problem(show(directory), 0, "", f"cannot read the directory: {_reason(error)}"),)
         ) from error
     return [directory / name for name in found]
+
+
+def mark_of(path: Path) -> tuple[int, ...] | None:
+    """What tells that a file is still the same one unchanged; None when that can't be told.
+
+    A file that was changed a moment ago may change again within the clock's step.
+    """
+    try:
+        status = os.stat(path)  # noqa: PTH116 - for each of thousands of files, each time
+    except (OSError, ValueError):
+        return None
+    if abs(time.time_ns() - status.st_ctime_ns) < _CLOCK_STEPS:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def show(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
+from pyagent.manifests.cluster_network_policy import ClusterPolicyManifest
 from pyagent.manifests.defects import defects_of
 from pyagent.manifests.namespace import NamespaceManifest
 from pyagent.manifests.network_policy import PolicyManifest
@@ -16,6 +17,7 @@ from pyagent.model import Origin
 _SCHEMAS: dict[str, tuple[str, type[Manifest]]] = {
     "Namespace": ("v1", NamespaceManifest),
     "NetworkPolicy": ("networking.k8s.io/v1", PolicyManifest),
+    "ClusterNetworkPolicy": ("policy.networking.k8s.io/v1alpha2", ClusterPolicyManifest),
     "Workload": (API_VERSION, WorkloadManifest),
     "Tenant": (API_VERSION, TenantManifest),
 }
@@ -27,7 +29,6 @@ _NOT_YET = {
     "HTTPRoute": "gateway.networking.k8s.io",
     "GRPCRoute": "gateway.networking.k8s.io",
     "AuthorizationPolicy": "security.istio.io",
-    "ClusterNetworkPolicy": "policy.networking.k8s.io",
 }
 
 

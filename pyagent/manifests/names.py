@@ -20,6 +20,7 @@ _DNS_SUBDOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _QUALIFIED = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]+(?:-[a-z0-9]+)*")
 _CIDR = re.compile(r"[0-9a-fA-F.:]+/(?:0|[1-9][0-9]{0,2})")
+AUDIT = "sluice.dev/policy-audit"
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
 
@@ -59,9 +60,7 @@ def label_key(text: str) -> str:
 def annotation_key(text: str) -> str:
     """Key of an annotation; capitals are allowed in its prefix. `sluice.dev/` is ours."""
     label_key(text.lower())
-    if text == "sluice.dev/policy-audit":
-        raise ValueError(f"the annotation {quote(text)} is not supported in this version")
-    if text.startswith("sluice.dev/"):
+    if text.startswith("sluice.dev/") and text != AUDIT:
         raise ValueError(f"unknown annotation {quote(text)}")
     return text
 

@@ -24,6 +24,7 @@ NAME_LABEL = "kubernetes.io/metadata.name"
 class NamespaceMetadata(ServerMetadata):
     """`metadata` of a Namespace; its name label may be left out but not be wrong."""
 
+    audited = True
     name: DnsLabel
     namespace: Annotated[Any, refuse("a Namespace is not in a namespace; leave it out")] = None
 
@@ -55,9 +56,12 @@ class NamespaceManifest(Manifest):
 
     def to_model(self, origin: Origin) -> Namespace:
         """The namespace with its name label."""
-        return make_namespace(self.metadata.name, labels_of(self.metadata.labels), origin)
+        labels = labels_of(self.metadata.labels)
+        return make_namespace(self.metadata.name, labels, origin, self.metadata.audit)
 
 
-def make_namespace(name: str, labels: dict[str, str], origin: Origin) -> Namespace:
+def make_namespace(
+    name: str, labels: dict[str, str], origin: Origin, audit: bool = False
+) -> Namespace:
     """A namespace as Kubernetes would keep it, that is with the label that holds its name."""
-    return Namespace(name, labels | {NAME_LABEL: name}, origin)
+    return Namespace(name, labels | {NAME_LABEL: name}, origin, audit)

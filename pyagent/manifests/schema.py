@@ -8,17 +8,32 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    field_validator,
+)
 from pydantic.alias_generators import to_camel
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from pyagent.manifests import names
-from pyagent.manifests.text import Defect
-from pyagent.model import Namespace, NetworkPolicy, Origin, Protocol, Tenant, Workload
+from pyagent.manifests.text import Defect, quote
+from pyagent.model import (
+    ClusterNetworkPolicy,
+    Namespace,
+    NetworkPolicy,
+    Origin,
+    Protocol,
+    Tenant,
+    Workload,
+)
 
-Object = Namespace | Workload | NetworkPolicy | Tenant
+Object = Namespace | Workload | NetworkPolicy | ClusterNetworkPolicy | Tenant
 
 # Types of the errors that our own validators raise; the message stands in their context.
 DEFECT = "sluice_defect"
@@ -88,6 +103,24 @@ class Metadata(Schema):
     namespace: Any = None
     labels: dict[LabelKey, LabelValue] | None = None
     annotations: dict[AnnotationKey, str] | None = None
+    audited: ClassVar[bool] = False  # whether the kind may ask for audit instead of denial
+
+    @field_validator("annotations")
+    @classmethod
+    def _check_audit(cls, annotations: dict[str, str] | None) -> dict[str, str] | None:
+        asked = (annotations or {}).get(names.AUDIT)
+        if asked is not None and not cls.audited:
+            raise_defects([Defect((names.AUDIT,), "is for a Namespace or a Workload only")])
+        if asked not in (None, "true", "false"):
+            raise_defects(
+                [Defect((names.AUDIT,), f"must be 'true' or 'false', not {quote(asked)}")]
+            )
+        return annotations
+
+    @property
+    def audit(self) -> bool:
+        """Whether what policy denies passes, and is told of."""
+        return (self.annotations or {}).get(names.AUDIT) == "true"
 
 
 class ServerMetadata(Metadata):

@@ -42,6 +42,7 @@ InterfaceName = Annotated[str, AfterValidator(names.interface_name)]
 class WorkloadMetadata(Metadata):
     """`metadata` of a Workload."""
 
+    audited = True
     name: DnsSubdomain
     namespace: DnsLabel | None = None
 
@@ -113,6 +114,7 @@ class WorkloadManifest(Manifest):
             interface=self.spec.interface,
             netns=self.spec.netns,
             origin=origin,
+            audit=self.metadata.audit,
         )
 
 
@@ -121,6 +123,8 @@ def dump_workload(workload: Workload) -> str:
     metadata: dict[str, object] = {"name": workload.name, "namespace": workload.namespace}
     if workload.labels:
         metadata["labels"] = dict(workload.labels)
+    if workload.audit:
+        metadata["annotations"] = {names.AUDIT: "true"}
     spec: dict[str, object] = {}
     if workload.interface is not None:
         spec["interface"] = workload.interface

@@ -14,7 +14,7 @@ from pathlib import Path
 from watchfiles._rust_notify import RustNotify  # documented as the library's low-level interface
 
 from pyagent.errors import SluiceError
-from pyagent.manifests import load_directory
+from pyagent.manifests import DirectoryReader
 from pyagent.manifests.files import is_manifest_name, show
 from pyagent.model import Snapshot
 
@@ -32,12 +32,16 @@ class DirectorySource:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._reader = DirectoryReader(path)
         self._was_read = False
 
     def snapshot(self) -> Snapshot:
-        """Read the whole directory. Raises InvalidState."""
+        """The directory as it is now. Raises InvalidState.
+
+        What has not changed since the last time is not parsed again, and is the same object.
+        """
         self._was_read = True
-        return load_directory(self._path)
+        return self._reader.read()
 
     def changes(self, stop: threading.Event) -> Iterator[None]:
         """See `Source.changes`."""

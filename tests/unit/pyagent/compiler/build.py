@@ -9,6 +9,9 @@ from pyagent.compiler import NodeFacts, Numbers, compile_snapshot
 from pyagent.compiler.rows import ANY_PEER, Compiled, PolicyKey, PolicyValue
 from pyagent.config import NodeTraffic
 from pyagent.model import (
+    Action,
+    ClusterNetworkPolicy,
+    ClusterRule,
     Direction,
     FailureMode,
     IPBlock,
@@ -16,14 +19,17 @@ from pyagent.model import (
     NamedPort,
     Namespace,
     NetworkPolicy,
+    Operator,
     Origin,
     Placement,
     PolicyPeer,
     PolicyPort,
     PolicyRule,
     Protocol,
+    Requirement,
     Snapshot,
     Tenant,
+    Tier,
     Workload,
 )
 
@@ -92,13 +98,54 @@ def policy(
     return NetworkPolicy(namespace, name, selector, directions, ingress or (), egress or (), ORIGIN)
 
 
+def accept(*peers: PolicyPeer, ports: tuple[PolicyPort, ...] = ()) -> ClusterRule:
+    return ClusterRule(peers, ports, Action.ACCEPT)
+
+
+def deny(*peers: PolicyPeer, ports: tuple[PolicyPort, ...] = ()) -> ClusterRule:
+    return ClusterRule(peers, ports, Action.DENY)
+
+
+def skip(*peers: PolicyPeer, ports: tuple[PolicyPort, ...] = ()) -> ClusterRule:
+    """Return a rule with the action Pass."""
+    return ClusterRule(peers, ports, Action.PASS)
+
+
+def cluster(
+    name: str,
+    *ingress: ClusterRule,
+    tier: Tier = Tier.ADMIN,
+    priority: int = 10,
+    egress: tuple[ClusterRule, ...] = (),
+    subject: str = "",
+) -> ClusterNetworkPolicy:
+    """Return a policy for the workloads of every namespace that have the labels `subject`."""
+    return ClusterNetworkPolicy(name, tier, priority, ALL, select(subject), ingress, egress, ORIGIN)
+
+
 def tenant(name: str, *ports: int) -> Tenant:
     return Tenant(name, Placement.TENANT, FailureMode.CLOSED, frozenset(ports), ORIGIN)
 
 
-def snapshot(*things: Workload | NetworkPolicy | Tenant, **namespace_labels: str) -> Snapshot:
+Thing = Workload | NetworkPolicy | ClusterNetworkPolicy | Tenant
+
+
+# Names the labels of most tests' workloads, so that they count, and selects none of them.
+NAMING = policy(
+    "elsewhere/naming",
+    LabelSelector({}, tuple(Requirement(key, Operator.EXISTS) for key in ("app", "tier"))),
+    (),
+)
+
+
+def snapshot(*things: Thing, **namespace_labels: str) -> Snapshot:
     """Return a snapshot; `shop="team=red"` labels the namespace shop."""
-    names = {thing.name if isinstance(thing, Tenant) else thing.namespace for thing in things}
+    things = (*things, NAMING)
+    names = {
+        thing.name if isinstance(thing, Tenant) else thing.namespace
+        for thing in things
+        if not isinstance(thing, ClusterNetworkPolicy)
+    }
     return Snapshot(
         namespaces={
             name: Namespace(
@@ -115,6 +162,9 @@ def snapshot(*things: Workload | NetworkPolicy | Tenant, **namespace_labels: str
             if isinstance(thing, NetworkPolicy)
         },
         tenants={thing.name: thing for thing in things if isinstance(thing, Tenant)},
+        cluster_policies={
+            thing.name: thing for thing in things if isinstance(thing, ClusterNetworkPolicy)
+        },
     )
 
 
@@ -161,7 +211,7 @@ def _line(result: Compiled, key: PolicyKey, value: PolicyValue) -> str:
         what += f" {key.port}/{key.port_bits}"
     verdict = f"{value.verdict.name} {value.precedence}"
     subject = result.identity_labels[key.subject]
-    return f"{subject} {arrow} {peer} | {what} | {verdict} | {result.rules[value.rule]}"
+    return f"{subject} {arrow} {peer} | {what} | {verdict} | {result.rules.get(value.rule, '-')}"
 
 
 def lines(*text: str) -> list[str]:

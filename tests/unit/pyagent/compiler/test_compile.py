@@ -170,8 +170,9 @@ def test_same_labels_share_identity_and_rows() -> None:
 
 
 def test_labels_of_the_namespace_are_part_of_the_identity() -> None:
-    before = compile_snapshot(snapshot(WEB, shop="team=red"), Numbers(), node())
-    after = compile_snapshot(snapshot(WEB, shop="team=blue"), before[1], node())
+    named = policy("bank/in", ALL, (rule(namespaces("team=red")),))
+    before = compile_snapshot(snapshot(WEB, named, shop="team=red"), Numbers(), node())
+    after = compile_snapshot(snapshot(WEB, named, shop="team=blue"), before[1], node())
     assert before[0].workload_identity != after[0].workload_identity
 
 

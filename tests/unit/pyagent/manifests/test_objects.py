@@ -284,3 +284,19 @@ spec:
     policy = snapshot.policies["default/p"]
     assert policy.ingress[0].peers[0].pod_selector == policy.pod_selector
     assert policy.pod_selector == LabelSelector({"app": "web"})
+
+
+def test_audit_is_the_annotations_true(load: Load) -> None:
+    snapshot = load("""
+apiVersion: v1
+kind: Namespace
+metadata: {name: one, annotations: {sluice.dev/policy-audit: "true"}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: two, annotations: {sluice.dev/policy-audit: "false"}}
+""")
+    assert {name: space.audit for name, space in snapshot.namespaces.items()} == {
+        "one": True,
+        "two": False,
+    }

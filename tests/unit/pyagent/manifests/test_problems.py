@@ -45,7 +45,8 @@ DOCUMENTS = [
     ("apiVersion: 1\nkind: a", "apiVersion: must be text, not the number 1"),
     (
         "apiVersion: v1\nkind: Pod",
-        "kind: unknown kind 'Pod' (known: Namespace, NetworkPolicy, Workload, Tenant)",
+        "kind: unknown kind 'Pod' (known: Namespace, NetworkPolicy, ClusterNetworkPolicy, Workload,"
+        " Tenant)",
     ),
     (
         "apiVersion: v1\nkind: NetworkPolicy",
@@ -58,7 +59,8 @@ DOCUMENTS = [
     ),
     (
         "apiVersion: other.example/v1\nkind: Service",
-        "kind: unknown kind 'Service' (known: Namespace, NetworkPolicy, Workload, Tenant)",
+        "kind: unknown kind 'Service' (known: Namespace, NetworkPolicy, ClusterNetworkPolicy,"
+        " Workload, Tenant)",
     ),
     (
         "apiVersion: sluice.dev/v1alpha1\nkind: AgentConfig",
@@ -125,9 +127,12 @@ DOCUMENTS = [
     ),
     (NAMESPACE + "metadata: {name: a, labels: {b: }}", "metadata.labels.b: must be text, not null"),
     (
-        NAMESPACE + "metadata: {name: a, annotations: {sluice.dev/policy-audit: 'true'}}",
-        "metadata.annotations: the annotation 'sluice.dev/policy-audit' is not supported in this"
-        " version",
+        NAMESPACE + "metadata: {name: a, annotations: {sluice.dev/policy-audit: 'yes'}}",
+        "metadata.annotations[\"sluice.dev/policy-audit\"]: must be 'true' or 'false', not 'yes'",
+    ),
+    (
+        TENANT.replace("name: t", "name: t, annotations: {sluice.dev/policy-audit: 'true'}"),
+        'metadata.annotations["sluice.dev/policy-audit"]: is for a Namespace or a Workload only',
     ),
     (
         NAMESPACE + "metadata: {name: a, annotations: {sluice.dev/x: y}}",

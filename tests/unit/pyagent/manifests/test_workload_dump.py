@@ -66,6 +66,12 @@ spec:
     )
 
 
+def test_audit_comes_back_from_its_annotation() -> None:
+    workload = Workload("a", "b", {}, (ip_address("10.0.0.1"),), (), "e", None, ORIGIN, audit=True)
+    assert '  annotations:\n    sluice.dev/policy-audit: "true"\n' in dump_workload(workload)
+    assert load_text(dump_workload(workload)) == workload
+
+
 def accepts(rule: object, text: str) -> bool:
     assert callable(rule)
     try:
