@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pyagent.compiler.rows import ANY_PEER, Compiled, PolicyKey, PolicyValue, Verdict
 from pyagent.model import Address, Direction, Protocol, Snapshot
-from tests.oracle import Answer, Packet
+from pyagent.oracle import Answer, Packet
 
 Value = TypeVar("Value", bound=Hashable)
 

@@ -40,7 +40,7 @@ from pyagent.model import (
     Tier,
     Workload,
 )
-from tests.oracle import Packet
+from pyagent.oracle import Packet
 
 ORIGIN = Origin("cluster.yaml", 1)
 NAMESPACES = ("shop", "bank", "lab")

@@ -20,6 +20,7 @@ from pyagent.cli.node import (
 from pyagent.cli.options import config_option, output_option
 from pyagent.cli.output import Format, emit
 from pyagent.cli.trace import trace
+from pyagent.cli.verify import verify
 from pyagent.errors import SluiceError
 from pyagent.kernel import abi
 from pyagent.kernel.tables import Table
@@ -31,6 +32,7 @@ def policy() -> None:
 
 
 policy.add_command(trace)
+policy.add_command(verify)
 
 
 @dataclass(slots=True)

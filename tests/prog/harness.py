@@ -99,12 +99,16 @@ class World:
 
     def clear(self) -> None:
         """Removes every row but the counters, which only ever grow."""
-        for name in (*ROWS, *PROXY_ROWS):
+        self.forget(*ROWS, *PROXY_ROWS)
+        while self.node.events.poll(0):
+            pass
+
+    def forget(self, *names: str) -> None:
+        """Removes every row of some maps."""
+        for name in names:
             table = self.tables[name]
             for key, _ in list(table.map.entries()):
                 table.map.delete(key)
-        while self.node.events.poll(0):
-            pass
 
     # Rows
 

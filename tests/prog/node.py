@@ -24,8 +24,8 @@ from pyagent.kernel.tables import Tables
 SIZES = MapSizes(
     workloads=64,
     local_addrs=64,
-    identities=64,
-    policy=256,
+    identities=1024,
+    policy=65_536,
     conntrack=4096,
     fragments=1024,
     tenants=16,
@@ -65,14 +65,14 @@ class Node:
     """The namespace, its interfaces, and the loaded programs with their maps."""
 
     def __init__(self, state_dir: Path, sizes: MapSizes = SIZES) -> None:
-        self._state_dir = state_dir
+        self.state_dir = state_dir
         self._outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         try:
             _check(_libc.unshare(_CLONE_NEWNET))
             self._behind = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
             _check(_libc.unshare(_CLONE_NEWNET))
             self._inside = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-            names = ["w1", "w2", "w3", "w4", "p1", "p2", "out"]
+            names = ["w1", "w2", "w3", "w4", "p1", "p2", "out", "w5"]
             self.interfaces = {name: self._add(name, at) for at, name in enumerate(names, 1)}
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         finally:
@@ -132,6 +132,6 @@ class Node:
         self.events.close()
         self.tables.close()
         self.programs.close()
-        pins.unmount(self._state_dir)
+        pins.unmount(self.state_dir)
         for namespace in (self._inside, self._behind, self._outside):
             os.close(namespace)

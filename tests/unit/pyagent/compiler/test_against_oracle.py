@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import HealthCheck, Phase, given, settings
 
 from pyagent.compiler import NodeFacts, Numbers, compile_snapshot
-from tests.oracle import Oracle
+from pyagent.oracle import Oracle
 from tests.rows_eval import Rows
 from tests.strategies import Cluster, clusters, every_packet
 

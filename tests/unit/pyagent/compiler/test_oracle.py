@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from pyagent.config import NodeTraffic
-from tests.oracle import Answer, Oracle, Packet
+from pyagent.oracle import Answer, Oracle, Packet
 from tests.unit.pyagent.compiler.build import (
     block,
     namespaces,

@@ -1,14 +1,15 @@
 """What policy says of one packet, worked out in the most obvious way from the desired state.
 
-The compiler and the kernel are held against this. It shares no code with them: no identities, no
-numbers, no prefixes, only the sentences of the Kubernetes API references (networking.k8s.io/v1
-NetworkPolicy, policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy) and of the design, one
-function each.
+The compiler and the kernel are held against this, by the tests and by `sluice policy verify`. It
+shares no code with them: no identities, no numbers, no prefixes, only the sentences of the
+Kubernetes API references (networking.k8s.io/v1 NetworkPolicy, policy.networking.k8s.io/v1alpha2
+ClusterNetworkPolicy) and of the design, one function each.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from pyagent.config import NodeTraffic
 from pyagent.model import (
@@ -63,6 +64,12 @@ class Oracle:
     snapshot: Snapshot
     node_addresses: frozenset[Address]
     node_traffic: NodeTraffic
+    _owners: Mapping[Address, Workload] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        workloads = self.snapshot.workloads.values()
+        owners = {address: workload for workload in workloads for address in workload.addresses}
+        object.__setattr__(self, "_owners", owners)
 
     def ask(self, packet: Packet) -> Answer:
         """Say what becomes of the packet."""
@@ -105,10 +112,7 @@ class Oracle:
 
     def owner(self, address: Address) -> Workload | None:
         """Return the workload that has the address."""
-        for workload in self.snapshot.workloads.values():
-            if address in workload.addresses:
-                return workload
-        return None
+        return self._owners.get(address)
 
     def is_node(self, address: Address) -> bool:
         """Say whether the address is the node's."""
