@@ -29,10 +29,10 @@ NEEDS = {"nft": "nftables", "iptables-legacy-restore": "iptables", "ip": "iprout
 _SIZES = {"tiny": cluster.TINY, "small": cluster.SMALL, "full": cluster.FULL}
 _COLD_STARTS = 3
 _KNOWN = Stream(2000, 1000, cluster.UDP_PORT)
-_NEW = Stream(4000, 30_000, cluster.UDP_PORT)
+_NEW = Stream(4000, 20_000, cluster.UDP_PORT)
 _DENIED = Stream(2000, 1000, 6000)
-_PACKETS = 60_000
-_CONNECTIONS = 1500
+_PACKETS = 40_000
+_CONNECTIONS = 1000
 
 _ROOT = Path(__file__).parents[2]
 
@@ -189,6 +189,10 @@ def _traffic(report: Report, sluices: list[places.Sluice], stack: ExitStack) -> 
     ):
         subjects = {name: partial(_rate, unit, run, one) for name, one in filtered.items()}
         report.add(*compare(what, interleave(subjects), "no filter"))
+    report.note(
+        "nftables and iptables-legacy hold the IPv4 half of the rules and report nothing they "
+        "drop; Sluice tells every new flow and every drop in an event, which a process reads"
+    )
 
 
 def _rate(unit: str, run: Callable[[_Filtered], float], filtered: _Filtered) -> dict[str, float]:

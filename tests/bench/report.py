@@ -105,7 +105,7 @@ class Report:
             print(_line(case, aim), flush=True)
 
     def note(self, text: str) -> None:
-        """A line in the table alone: what was left out, and why."""
+        """A line in the table alone: what must be known to read the figures."""
         print(f"  ({text})", flush=True)
 
     def write(self, folder: Path) -> Path:

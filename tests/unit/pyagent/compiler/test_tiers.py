@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 from pyagent.compiler import Numbers, compile_snapshot
 from pyagent.model import NamedPort, PolicyPort, Protocol, Tier
-from tests.oracle import Packet
+from pyagent.oracle import Packet
 from tests.rows_eval import Rows
 from tests.unit.pyagent.compiler.build import (
     ALL,
