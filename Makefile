@@ -20,6 +20,10 @@ APT_PACKAGES := clang-format curl iproute2 libc6-dev linux-libc-dev nghttp2-clie
 
 # make test TESTS="tests/unit -k policy", make demo DEMO=--keep
 TESTS :=
+BENCH :=
+BENCH_PACKAGES := iperf3 iproute2 iptables nftables nghttp2-client nghttp2-server
+FUZZ_SECONDS := 600
+FUZZ_SEED :=
 DEMO :=
 
 help: ## show this list
@@ -33,6 +37,15 @@ demo: set-up ## build two tenants in network namespaces and show what happens to
 test: set-up ## run all tests; TESTS= adds arguments for pytest
 	@$(if $(SUDO),echo "running the tests as root (sudo)")
 	@$(SUDO) $(AS_ROOT) $(BIN)/python -m pytest $(if $(SUDO),-p no:cacheprovider) $(TESTS)
+
+bench: set-up ## measure, results in build/bench; BENCH=NAME does one (policy, datapath)
+	@$(MAKE) -s apt APT_PACKAGES="$(BENCH_PACKAGES)"
+	@$(SUDO) $(AS_ROOT) $(BIN)/python -m tests.bench.run $(BENCH)
+
+fuzz: set-up ## draw clusters and packets for FUZZ_SECONDS each; seeds are printed
+	@$(SUDO) $(AS_ROOT) FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_SEED=$(FUZZ_SEED) \
+		$(BIN)/python -m pytest -s $(if $(SUDO),-p no:cacheprovider) \
+		tests/prog/test_policy_oracle.py tests/prog/test_fuzz.py -k "oracle_says or from_a_workload"
 
 lint: set-up ## check style, types, layers and formatting
 	@echo "ruff";          $(BIN)/ruff check --quiet --output-format concise . \
@@ -105,4 +118,4 @@ $(INSTALLED): $(LOCKED) pyproject.toml
 		--editable .
 	@touch $@
 
-.PHONY: help demo test lint format lock clean set-up apt
+.PHONY: help demo test bench fuzz lint format lock clean set-up apt

@@ -13,6 +13,7 @@ from pyagent.compiler import every_policy, policy_name
 from pyagent.compiler.rows import Compiled
 from pyagent.errors import InvalidState, Problem
 from pyagent.kernel.netlink import Link
+from pyagent.kernel.wiring import ALIAS
 from pyagent.model import Origin, Snapshot, Workload
 
 
@@ -54,6 +55,8 @@ def _interface_problems(workload: Workload, links: Mapping[str, Link]) -> Iterat
         message = f"there is no interface {name} on this node"
     elif link.kind != "veth" or link.peer_namespace is None:
         message = f"{name} is not a veth whose other end is in another network namespace"
+    elif link.alias.startswith(ALIAS):
+        message = f"{name} is one that Sluice has made: give the interface of a workload"
     else:
         return
     yield _problem(workload.origin, "spec.interface", message)

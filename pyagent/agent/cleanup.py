@@ -7,12 +7,12 @@ filters on this namespace's interfaces, our aliases, our namespaces, the proxies
 from __future__ import annotations
 
 import errno
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from l7proxy import files
 from l7proxy.process import stop_recorded
 from pyagent.agent.service import cgroup_of, exclusive
 from pyagent.config import AgentConfig
@@ -135,7 +135,7 @@ def _remove_links(netlink: Netlink, wiring: Wiring, say: Say) -> None:
 def _remove_files(config: AgentConfig, say: Say) -> None:
     folder = proxies_directory(config.state_dir)
     if folder.is_dir():
-        shutil.rmtree(folder)
+        files.remove_tree(str(folder))  # the proxies may have left anything
     for path in left_unfinished(config.state_dir):
         path.unlink()
     for name in ("state.json", "numbers.json", "compile.log"):

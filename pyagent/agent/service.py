@@ -165,8 +165,8 @@ class Agent:
             self._loop(self._reconciler, lambda: loader.drop_older(pin_folder, programs))
 
     def stop(self) -> None:
-        """Makes `run` return; safe in a signal handler and from any thread."""
-        self._stopping.set()
+        """Makes `run` return; safe in a signal handler, which may interrupt itself, and from any
+        thread: this queue's `put` is reentrant, an Event's `set` is not."""
         self._words.put(_Word.STOP)
 
     def _serve(self, stack: ExitStack, pin_folder: Path) -> None:
@@ -185,6 +185,7 @@ class Agent:
         thread = threading.Thread(target=self._watch_source, name="source", daemon=True)
         thread.start()
         stack.callback(thread.join, 2.0)
+        stack.callback(self._stopping.set)  # called first
 
     def _watch_source(self) -> None:
         while not self._stopping.is_set():
@@ -208,8 +209,7 @@ class Agent:
         else:
             _guarded(reconciler.keep_proxies)
         look = time.monotonic() + _RESYNC
-        while not self._stopping.is_set():
-            words = self._next_words(look - time.monotonic())
+        while _Word.STOP not in (words := self._next_words(look - time.monotonic())):
             if _Word.SOURCE in words:
                 good = self._reconcile(reconciler)
             elif _Word.PROXY in words:

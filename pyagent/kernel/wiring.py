@@ -33,6 +33,9 @@ from pyagent.plan import Wired
 _INSIDE = "eth0"
 _HAS_INTERFACE = f"has an {_INSIDE} already: give the workload's interface instead"
 _PREFIX = "slc"
+ALIAS = "sluice "
+"""Begins the alias of every interface that any agent has made."""
+
 _TABLE = 100  # of the proxy's namespace: everything is local
 _GATEWAYS = (ip_address("169.254.1.1"), ip_address("fe80::1"))
 # Of each proxy's node-side end. The kernel filters what comes in through an interface without any
@@ -53,11 +56,11 @@ class Wiring:
 
     def workload_alias(self, key: str) -> str:
         """Alias of the node-side end of workload `namespace/name`."""
-        return f"sluice {self._tag} workload {key}"
+        return f"{ALIAS}{self._tag} workload {key}"
 
     def proxy_alias(self, tenant: str) -> str:
         """Alias of the node-side end of a tenant's proxy."""
-        return f"sluice {self._tag} proxy {tenant}"
+        return f"{ALIAS}{self._tag} proxy {tenant}"
 
     def proxy_namespace(self, tenant: str) -> str:
         """Name of the network namespace of a tenant's proxy."""
@@ -72,7 +75,7 @@ class Wiring:
         ("unfinished", "") of one whose making was interrupted."""
         if not link.alias and link.name.startswith(f"{_PREFIX}{self._tag[:4]}"):
             return "unfinished", ""
-        before, _, rest = link.alias.partition(f"sluice {self._tag} ")
+        before, _, rest = link.alias.partition(f"{ALIAS}{self._tag} ")
         kind, _, name = rest.partition(" ")
         return (kind, name) if name and not before else None
 
