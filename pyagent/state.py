@@ -32,6 +32,7 @@ class WorkloadState:
     ifindex: int
     netns: str | None
     addresses: tuple[str, ...]
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

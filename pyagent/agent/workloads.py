@@ -190,6 +190,7 @@ class Workloads:
                 ifindex=place.wired.index,
                 netns=place.workload.netns,
                 addresses=tuple(str(address) for address in place.workload.addresses),
+                labels=dict(place.workload.labels),
             )
             for key, place in sorted(self._places.items())
         )

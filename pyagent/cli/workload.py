@@ -135,7 +135,7 @@ def _row(entry: WorkloadState, state: NodeState, counters: dict[int, Counters] |
     return {
         "workload": fields.pop("key"),
         "identity": fields.pop("identity"),
-        "labels": state.identities.get(entry.identity),
+        "labels": dict(entry.labels),
         "tenant": state.tenants.get(fields.pop("tenant")),
         **fields,
         "identity_counters": None if counters is None else counters.get(entry.identity, {}),

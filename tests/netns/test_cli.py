@@ -106,7 +106,7 @@ def test_workload_list_and_get(site: Site) -> None:
     web = rows["shop/web"]
     assert (web["tenant"], web["addresses"]) == ("shop", ["10.201.0.1", "fd00:201::1"])
     assert web["netns"] == site.web.path
-    assert "app=web" in web["labels"]
+    assert web["labels"] == {"app": "web"}
     assert rows["plain/guest"]["tenant"] is None
     assert rows["shop/client"]["identity_counters"]["egress"]["forwarded_packets"] > 0
     links = json.loads(site.node.run("ip", "-j", "link").stdout)
@@ -156,8 +156,10 @@ def test_identity_list(site: Site) -> None:
     assert "10.200.0.1/32" in numbers[1]["prefixes"]  # the node
     assert {"0.0.0.0/0", "::/0"} <= set(numbers[2]["prefixes"])  # the world
     [web] = [row for row in rows if "shop/web" in row["workloads"]]
-    assert web["prefixes"] == ["10.201.0.1/32", "fd00:201::1/128"]
-    assert "app=web" in web["labels"]
+    # no policy names the label app: all of the namespace are one to policy
+    assert sorted(web["workloads"]) == ["shop/client", "shop/web"]
+    assert set(web["prefixes"]) == {"10.201.0.1/32", "10.201.0.2/32", "fd00:201::1/128"}
+    assert web["labels"] == "shop"
     assert web["identity"] == site.json("workload", "get", "shop/web")["identity"]
 
 

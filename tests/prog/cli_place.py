@@ -198,6 +198,7 @@ def fill(tables: Tables, place: Place) -> NodeState:
                 ifindex=WIRED[key].index,
                 netns=None,
                 addresses=tuple(str(a) for a in snapshot.workloads[key].addresses),
+                labels=dict(snapshot.workloads[key].labels),
             )
             for key in sorted(snapshot.workloads)
         ),

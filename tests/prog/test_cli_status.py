@@ -85,7 +85,8 @@ def test_policy_get_decodes_the_rows_of_one_policy(loaded: Place) -> None:
 def test_workloads_have_their_names_and_counters(loaded: Place) -> None:
     db, web = loaded.json("workload", "list")
     assert (db["workload"], web["workload"]) == ("shop/db", "shop/web")
-    assert (web["labels"], web["tenant"], web["interface"]) == ("shop: app=web", "shop", "veth-web")
+    assert (web["labels"], web["tenant"]) == ({"app": "web"}, "shop")
+    assert web["interface"] == "veth-web"
     assert web["addresses"] == ["10.1.0.2", "fd00:1::2"]
     assert db["identity_counters"]["ingress"] == {
         "forwarded_packets": 5, "forwarded_bytes": 500, "dropped_packets": 3, "dropped_bytes": 300,
