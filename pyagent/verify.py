@@ -56,7 +56,7 @@ def expected(answer: Answer, failed_open: frozenset[str] = frozenset()) -> Outco
         return Outcome("deny", Direction.EGRESS if answer.egress == "DENY" else Direction.INGRESS)
     if answer.verdict == "HANDOFF" and answer.tenant not in failed_open:
         return Outcome("handoff", tenant=answer.tenant)
-    return Outcome("allow")
+    return Outcome("audit" if answer.verdict == "AUDIT" else "allow")
 
 
 def seen(verdict: str, reason: str, tenant: str | None) -> Outcome:
@@ -166,9 +166,13 @@ def _usable(address: Address) -> Iterator[Address]:
 
 
 def _rules(snapshot: Snapshot) -> Iterator[PolicyRule]:
-    for policy in snapshot.policies.values():
-        yield from policy.ingress
-        yield from policy.egress
+    namespaced, cluster = snapshot.policies.values(), snapshot.cluster_policies.values()
+    for rules in (
+        *((policy.ingress, policy.egress) for policy in namespaced),
+        *((policy.ingress, policy.egress) for policy in cluster),
+    ):
+        for direction in rules:
+            yield from direction
 
 
 def _ports(snapshot: Snapshot) -> list[int]:

@@ -44,8 +44,6 @@ TPROXY = """table inet proxy { chain pre {
 }
 """
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for namespaces")
-
 
 def run(*command: str, stdin: bytes = b"") -> bytes:
     """Run to the end; fails the test with the command's own words."""

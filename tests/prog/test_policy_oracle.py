@@ -25,7 +25,7 @@ from tests.prog.harness import World
 from tests.prog.node import Interface, Node
 from tests.strategies import Cluster, clusters, every_packet
 
-EXAMPLES = 120  # of one to three clusters each
+EXAMPLES = 170  # of one to three clusters each
 PACKETS = 150  # of those that matter, for each cluster
 ENOUGH = 20_000  # pairs of (state, packet)
 
@@ -147,4 +147,4 @@ def test_every_outcome_is_drawn(kernel: Kernel) -> None:
 
     draw()
     handoffs = {f"handoff to {name}" for name in ("shop", "bank", "lab")}
-    assert found == {"allow", "deny egress", "deny ingress"} | handoffs
+    assert found == {"allow", "audit", "deny egress", "deny ingress"} | handoffs
