@@ -45,7 +45,15 @@ def test_a_full_disk_stops_no_agent(small: Node) -> None:
     wait_for(lambda: "No space left on device" in node.read_log(), "the refusal")
     assert "Traceback" not in node.read_log()
     assert agent.poll() is None
-    assert node.state == before
+    after = node.state
+    assert before is not None
+    assert after is not None
+    # the start may be followed by one more notice of the source, which changes the times alone
+    assert (after.counts, after.rules, after.identities, after.workloads) == (
+        before.counts,
+        before.rules,
+        before.identities,
+        before.workloads,
+    )
     (node.state_dir / "filler").unlink()
-    state = node.wait_applied(before)
-    assert state.counts["policies"] == 1
+    wait_for(lambda: node.state and node.state.counts["policies"] == 1, "the policy", 20.0)
